@@ -1,0 +1,1 @@
+"""Raw radiology data -> ArrayRecord shards and a study table. Never imports jax."""
