@@ -1,0 +1,62 @@
+"""InfoNCE over image-text pairs, with ConVIRT's weight between the directions.
+
+References: Zhang et al., "Contrastive Learning of Medical Visual Representations
+from Paired Images and Text" (ConVIRT), arXiv 2010.00747, equations 2 to 4; Radford
+et al., "Learning Transferable Visual Models From Natural Language Supervision"
+(CLIP), arXiv 2103.00020, figure 3, which is the case of lambda = 1/2.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from medclip_jax.losses.similarity import (
+    masked_log_softmax,
+    similarity_logits,
+    weighted_mean,
+    weights_or_ones,
+)
+
+
+def infonce_loss(
+    images_NxD: jax.Array,
+    texts_MxD: jax.Array,
+    scale: jax.Array | float,
+    *,
+    image_to_text: float = 0.5,
+    image_weight_N: jax.Array | None = None,
+    text_weight_M: jax.Array | None = None,
+) -> jax.Array:
+    """Weighted mean of the two directions' cross-entropies to the own partner.
+
+    Image i pairs with text i. When N and M differ, what has no partner is a
+    negative for the others and no anchor itself; the same holds for an example
+    whose partner has weight 0.
+
+    Args:
+      images_NxD: L2-normalised image embeddings, float [N, D].
+      texts_MxD: L2-normalised text embeddings, float [M, D].
+      scale: inverse temperature: 1/0.1 in ConVIRT, exp(logit scale) in CLIP.
+      image_to_text: ConVIRT's lambda, the weight of the image-to-text direction
+        (softmax over texts), in [0, 1]; 0.75 in ConVIRT, 0.5 in CLIP.
+      image_weight_N: float [N], 0 removes the image; ones when None.
+      text_weight_M: float [M], 0 removes the text; ones when None.
+
+    Returns:
+      float32 scalar.
+
+    Raises:
+      ValueError: shapes do not fit, or lambda is outside [0, 1].
+    """
+    if not 0 <= image_to_text <= 1:
+        raise ValueError(f"image_to_text must lie in [0, 1]; found {image_to_text}")
+    logits_NxM = similarity_logits(images_NxD, texts_MxD, scale)
+    n, m = logits_NxM.shape
+    rows = weights_or_ones(image_weight_N, n, "image_weight_N")
+    columns = weights_or_ones(text_weight_M, m, "text_weight_M")
+    pairs = min(n, m)
+    has_pair = ((rows[:pairs] > 0) & (columns[:pairs] > 0)).astype(jnp.float32)
+    to_text = -jnp.diagonal(masked_log_softmax(logits_NxM, columns > 0))
+    to_image = -jnp.diagonal(masked_log_softmax(logits_NxM.T, rows > 0))
+    return image_to_text * weighted_mean(to_text, has_pair * rows[:pairs]) + (
+        1 - image_to_text
+    ) * weighted_mean(to_image, has_pair * columns[:pairs])
