@@ -26,7 +26,9 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["medclip_jax*", "data_pipelines*", "configs*"]),
     include_package_data=True,
-    package_data={"data_pipelines": ["**/*.csv", "**/*.txt", "**/*.toml", "**/LICENSE*"]},
+    package_data={
+        "data_pipelines": ["**/*.csv", "**/*.txt", "**/*.toml", "**/LICENSE*"]
+    },
     install_requires=[
         "array-record>=0.7",
         "flax>=0.12",

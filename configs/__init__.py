@@ -1,0 +1,1 @@
+"""Shipped experiments: one file a method, `get_config(arg)` -> ConfigDict."""

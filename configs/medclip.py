@@ -1,0 +1,45 @@
+"""MedCLIP (EMNLP 2022, arXiv 2210.10163): unpaired films and texts.
+
+Variants, written after a colon:
+
+  swin    Swin-Tiny and BERT-base, the paper's "ViT": batch 100, AdamW 5e-5, weight
+          decay 1e-4, 10 % warm-up, cosine. Start from ImageNet and Bio_ClinicalBERT
+          weights by --config.model.image.pretrained=DIR,
+          --config.model.text.pretrained=DIR and --config.model.text.tokenizer=DIR.
+  resnet  the same with ResNet-50.
+  demo    a small ResNet and a two-layer BERT from scratch on the simulated
+          hospital: minutes on two CPU cores.
+
+Command:
+  medclip-jax train --config configs/medclip.py:swin --workdir runs/swin --data shards
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+VARIANTS = {"swin": common.SWIN_TINY, "resnet": common.RESNET50, "demo": None}
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    variant = common.choose(arg, VARIANTS, "swin")
+    config = common.base_config("medclip")
+    config.data.view = "unpaired"
+    config.data.text_length = 77
+    config.medclip = ConfigDict(
+        {
+            # The paper's cosine; the official code takes "dot".
+            "target": "cosine",
+            # The released ViT weights' pooling; "pooler" for the ResNet's.
+            "text_pool": "layers_1_2_last",
+            # The official code averages over padding too.
+            "pool_padding": False,
+        }
+    )
+    if variant == "demo":
+        return common.use_demo_sizes(config)
+    config.model.image = ConfigDict({**VARIANTS[variant], "pretrained": ""})
+    # The paper's 10 epochs over 570,000 images at batch 100.
+    config.train.steps = 57_000
+    config.train.batch_size = 100
+    return config

@@ -1,0 +1,275 @@
+"""What methods with one image tower and one text tower have in common."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from medclip_jax.losses.similarity import similarity_logits
+from medclip_jax.methods.interface import (
+    Batch,
+    ExampleKeys,
+    Features,
+    ImageEmbedding,
+    Spec,
+    State,
+    TextEmbedding,
+    Variables,
+)
+from medclip_jax.models.registry import build_image_encoder, build_text_encoder
+
+TextPool = Literal["layers_1_2_last", "pooler", "cls", "max", "mean"]
+MAX_LOG_SCALE = 4.605170  # log 100, the clamp of CLIP and of MedCLIP
+
+
+@dataclass(frozen=True)
+class DualEncoder:
+    """Encoders, projections and pooling; a method adds its objective.
+
+    Attributes:
+      image_encoder: flax module, films_BxHxWx3 -> ImageFeatures.
+      text_encoder: flax module, ids_BxT, mask_BxT -> TextFeatures.
+      image_head: flax module, [B, F] -> [B, D].
+      text_head: flax module, [B, C] -> [B, D].
+      text_pool: how token states become one vector, see `pool_text`.
+      pool_padding: averages run over padding too, as in MedCLIP's official code
+        (medclip/modeling_medclip.py); a text's embedding then depends on the padded
+        length.
+      view: default view of the data.
+      prompt_pooling: how the logits of a class's prompts become one: their mean
+        (MedCLIP's ensemble) or their maximum.
+    """
+
+    image_encoder: nn.Module
+    text_encoder: nn.Module
+    image_head: nn.Module
+    text_head: nn.Module
+    text_pool: TextPool = "cls"
+    pool_padding: bool = False
+    view: str = "pairs"
+    prompt_pooling: Literal["mean", "max"] = "mean"
+
+    def init(self, key: jax.Array, spec: Spec) -> Variables:
+        """Random variables, boxed with logical axis names.
+
+        Args:
+          key: PRNG key.
+          spec: image size in pixels and text length in tokens.
+        """
+        keys = jax.random.split(key, 4)
+        films = jnp.zeros((1, spec.image_size, spec.image_size, 3), jnp.float32)
+        ids = jnp.zeros((1, spec.text_length), jnp.int32)
+        image = dict(self.image_encoder.init(keys[0], films, train=False))
+        image_features = self.image_encoder.apply(
+            nn.meta.unbox(image), films, train=False
+        )
+        text = dict(self.text_encoder.init(keys[1], ids, ids + 1, train=False))
+        text_features = self.text_encoder.apply(
+            nn.meta.unbox(text), ids, ids + 1, train=False
+        )
+        pooled = self.pool_text(text_features, ids + 1)
+        params = {
+            "image": {
+                "encoder": image.pop("params"),
+                "projection": self.image_head.init(keys[2], image_features.trunk_BxF)[
+                    "params"
+                ],
+            },
+            "text": {
+                "encoder": text.pop("params"),
+                "projection": self.text_head.init(keys[3], pooled)["params"],
+            },
+            **self.scalars(),
+        }
+        state = {name: {"image": value} for name, value in image.items()}
+        for name, value in text.items():
+            state.setdefault(name, {})["text"] = value
+        return {"params": params, **state}
+
+    def scalars(self) -> dict[str, Any]:
+        """The method's own scalar parameters, boxed."""
+        return {}
+
+    def encode(
+        self, variables: Variables, batch: Batch, keys: ExampleKeys | None, train: bool
+    ) -> tuple[Features, State]:
+        images, image_state = self._encode_images(
+            variables, batch["films"], keys.images_N if keys else None, train
+        )
+        texts, text_state = self._encode_texts(
+            variables, batch["texts"], keys.texts_M if keys else None, train
+        )
+        names = sorted({*image_state, *text_state})
+        state = {
+            name: {
+                **({"image": image_state[name]} if name in image_state else {}),
+                **({"text": text_state[name]} if name in text_state else {}),
+            }
+            for name in names
+        }
+        return Features(images, texts), state
+
+    def after_update(self, variables: Variables, step: jax.Array) -> Variables:
+        """Clamps the learned temperature, where there is one."""
+        if "logit_scale" not in variables["params"]:
+            return variables
+        scale = jnp.clip(variables["params"]["logit_scale"], 0.0, MAX_LOG_SCALE)
+        return {**variables, "params": {**variables["params"], "logit_scale": scale}}
+
+    def embed_images(
+        self, variables: Variables, films: Mapping[str, jax.Array]
+    ) -> ImageEmbedding:
+        return self._encode_images(variables, films, None, train=False)[0]
+
+    def embed_texts(
+        self, variables: Variables, texts: Mapping[str, jax.Array]
+    ) -> TextEmbedding:
+        return self._encode_texts(variables, texts, None, train=False)[0]
+
+    def scale(self, variables: Variables) -> jax.Array:
+        """The inverse temperature, exp of the learned logit scale."""
+        log_scale = variables["params"]["logit_scale"]
+        return jnp.exp(jnp.clip(log_scale, 0.0, MAX_LOG_SCALE))
+
+    def score(
+        self, variables: Variables, images: ImageEmbedding, texts: TextEmbedding
+    ) -> jax.Array:
+        """logits_NxM: scaled cosines."""
+        return similarity_logits(
+            images.joint_BxD, texts.joint_BxD, self.scale(variables)
+        )
+
+    def forward_flops(self, spec: Spec) -> int:
+        """Multiply-adds x 2 of the two encoders for one image and one text."""
+        image = self.image_encoder.forward_flops(spec.image_size)
+        return image + self.text_encoder.forward_flops(spec.text_length)
+
+    def pool_text(self, features: Any, mask_BxT: jax.Array) -> jax.Array:
+        """One vector a text from the states of its tokens.
+
+        Args:
+          features: TextFeatures.
+          mask_BxT: 1 for a token, 0 for padding.
+
+        Returns:
+          float32 [B, C]: "cls" the first token of the last layer; "pooler" BERT's
+          tanh pooler; "mean" and "max" over the tokens of the last layer;
+          "layers_1_2_last" the mean over tokens of layers 1, 2 and the last
+          (MedCLIP's released ViT model, medclip/modeling_medclip.py).
+        """
+        if self.text_pool == "cls":
+            return features.words_BxTxC[:, 0].astype(jnp.float32)
+        if self.text_pool == "pooler":
+            return features.pooler_BxC.astype(jnp.float32)
+        keep_BxTx1 = mask_BxT[..., None] > 0
+        if self.pool_padding:
+            keep_BxTx1 = jnp.ones_like(keep_BxTx1)
+        if self.text_pool == "max":
+            words = features.words_BxTxC.astype(jnp.float32)
+            return jnp.where(keep_BxTx1, words, -jnp.inf).max(1)
+        layers = (
+            [features.hidden[i] for i in (1, 2, -1)]
+            if self.text_pool == "layers_1_2_last"
+            else [features.words_BxTxC]
+        )
+        words = sum(layer.astype(jnp.float32) for layer in layers) / len(layers)
+        count = jnp.maximum(keep_BxTx1.sum(1), 1)
+        return jnp.where(keep_BxTx1, words, 0.0).sum(1) / count
+
+    def _encode_images(
+        self,
+        variables: Variables,
+        films: Mapping[str, jax.Array],
+        keys: jax.Array | None,
+        train: bool,
+    ) -> tuple[ImageEmbedding, State]:
+        params = variables["params"]["image"]
+        features, state = apply_module(
+            self.image_encoder,
+            {"params": params["encoder"], **tower_state(variables, "image")},
+            films["current_BxHxWx3"],
+            train=train,
+            keys_B=keys,
+        )
+        joint_BxD = self.image_head.apply(
+            {"params": params["projection"]}, features.trunk_BxF
+        )
+        embedding = ImageEmbedding(
+            features.trunk_BxF.astype(jnp.float32),
+            l2_normalize(joint_BxD),
+            features.patches_BxPxC,
+        )
+        return embedding, state
+
+    def _encode_texts(
+        self,
+        variables: Variables,
+        texts: Mapping[str, jax.Array],
+        keys: jax.Array | None,
+        train: bool,
+    ) -> tuple[TextEmbedding, State]:
+        params = variables["params"]["text"]
+        features, state = apply_module(
+            self.text_encoder,
+            {"params": params["encoder"], **tower_state(variables, "text")},
+            texts["ids_BxT"],
+            texts["mask_BxT"],
+            train=train,
+            keys_B=keys,
+        )
+        pooled = self.pool_text(features, texts["mask_BxT"])
+        joint_BxD = self.text_head.apply({"params": params["projection"]}, pooled)
+        embedding = TextEmbedding(
+            l2_normalize(joint_BxD), features.words_BxTxC, texts["mask_BxT"]
+        )
+        return embedding, state
+
+
+def l2_normalize(rows_BxD: jax.Array) -> jax.Array:
+    """Rows of length 1, float32; a zero row stays zero and its gradient finite."""
+    rows_BxD = rows_BxD.astype(jnp.float32)
+    square = (rows_BxD * rows_BxD).sum(-1, keepdims=True)
+    return rows_BxD * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+
+
+def tower_state(variables: Variables, tower: str) -> State:
+    """The collections besides the parameters that belong to one tower."""
+    return {
+        name: value[tower]
+        for name, value in variables.items()
+        if name != "params" and tower in value
+    }
+
+
+def apply_module(module: nn.Module, variables: Variables, *args: Any, **kwargs: Any):
+    """Applies a module; gives its output and the collections that it changed."""
+    changing = [name for name in variables if name != "params"]
+    if not kwargs["train"] or not changing:
+        return module.apply(variables, *args, **kwargs), {}
+    features, state = module.apply(variables, *args, mutable=changing, **kwargs)
+    return features, dict(state)
+
+
+def build_towers(config: Any) -> dict[str, nn.Module]:
+    """The two encoders of `config.model`, on its compute dtype and remat policy.
+
+    Args:
+      config: with `model.image`, `model.text`, `model.dtype`, `model.remat`.
+    """
+    model = config.model
+    shared = {"dtype": jnp.dtype(model.dtype), "remat": bool(model.remat)}
+    image = {k: v for k, v in model.image.items() if k != "pretrained"}
+    text = {k: v for k, v in model.text.items() if k not in ("pretrained", "tokenizer")}
+    return {
+        "image_encoder": build_image_encoder({**image, **shared}),
+        "text_encoder": build_text_encoder({**text, **shared}),
+    }
+
+
+def learned_scale(initial: float) -> dict[str, Any]:
+    """The parameter `logit_scale`: the logarithm of the inverse temperature."""
+    value = jnp.log(jnp.float32(initial))
+    return {"logit_scale": nn.LogicallyPartitioned(value, names=())}

@@ -1,0 +1,132 @@
+"""What a method is: a frozen dataclass with pure functions on explicit variables.
+
+The trainer, the evaluators and the exporter know methods through this file alone.
+`Variables` is a dict of collections: "params", and whatever else the method carries
+from step to step ("batch_stats"; queues or momentum encoders in others). All of them
+are sharded by the same rules and saved in every checkpoint.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import flax.struct
+import jax
+
+Variables = dict[str, Any]
+State = dict[str, Any]
+Batch = Mapping[str, Any]
+Metrics = dict[str, jax.Array]
+
+
+class Spec(NamedTuple):
+    """What shapes a method's parameters: pixels of a side, tokens of a text."""
+
+    image_size: int
+    text_length: int
+
+
+class ExampleKeys(NamedTuple):
+    """One PRNG key an example, so that a part of a batch draws what the whole would.
+
+    Attributes:
+      images_N: typed keys of the images.
+      texts_M: typed keys of the texts.
+    """
+
+    images_N: jax.Array
+    texts_M: jax.Array
+
+
+@flax.struct.dataclass
+class ImageEmbedding:
+    """Attributes:
+    trunk_BxF: before any projection; for probes and fine-tuning.
+    joint_BxD: L2-normalised float32 in the joint space; None where there is none.
+    patches_BxPxC: local features; None where the method has none.
+    """
+
+    trunk_BxF: jax.Array
+    joint_BxD: jax.Array | None = None
+    patches_BxPxC: jax.Array | None = None
+
+
+@flax.struct.dataclass
+class TextEmbedding:
+    """Attributes:
+    joint_BxD: L2-normalised float32 in the joint space.
+    words_BxTxC: features of each token; None where the method has none.
+    word_mask_BxT: 1 for a token, 0 for padding.
+    """
+
+    joint_BxD: jax.Array
+    words_BxTxC: jax.Array | None = None
+    word_mask_BxT: jax.Array | None = None
+
+
+@flax.struct.dataclass
+class Features:
+    """What `encode` hands to `objective`; every leaf leads with the batch axis."""
+
+    images: ImageEmbedding
+    texts: TextEmbedding | None = None
+
+
+class Method(Protocol):
+    """A published system, as the trainer sees it."""
+
+    view: str
+    """The view of the data it trains on, when the config names none."""
+
+    def init(self, key: jax.Array, spec: Spec) -> Variables:
+        """Parameters boxed with their logical axis names, and other collections."""
+        ...
+
+    def encode(
+        self, variables: Variables, batch: Batch, keys: ExampleKeys | None, train: bool
+    ) -> tuple[Features, State]:
+        """Features of a batch, and the collections that the forward pass changed."""
+        ...
+
+    def objective(
+        self,
+        variables: Variables,
+        features: Features,
+        batch: Batch,
+        key: jax.Array | None,
+        step: jax.Array,
+    ) -> tuple[jax.Array, Metrics, State]:
+        """The loss (float32 scalar), metrics by name, changed collections."""
+        ...
+
+    def after_update(self, variables: Variables, step: jax.Array) -> Variables:
+        """Clamps, moving averages, prototypes; applied after the optimizer."""
+        ...
+
+    def embed_images(
+        self, variables: Variables, films: Mapping[str, jax.Array]
+    ) -> ImageEmbedding:
+        """Inference on normalised films, `current_BxHxWx3` and what the view has."""
+        ...
+
+    def embed_texts(
+        self, variables: Variables, texts: Mapping[str, jax.Array]
+    ) -> TextEmbedding:
+        """Inference on `ids_BxT` and `mask_BxT`."""
+        ...
+
+    def score(
+        self, variables: Variables, images: ImageEmbedding, texts: TextEmbedding
+    ) -> jax.Array:
+        """logits_NxM of all images with all texts; call it on blocks."""
+        ...
+
+
+@runtime_checkable
+class ClassifiesFilms(Protocol):
+    """A method that gives one logit a finding without any text."""
+
+    def class_logits(
+        self, variables: Variables, films: Mapping[str, jax.Array]
+    ) -> jax.Array:
+        """logits_Bx14 in the order of the 14 findings."""
+        ...
