@@ -1,0 +1,51 @@
+# Needs Python >= 3.11, a C compiler and make; each target installs what it uses.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+DEMO ?= runs/demo
+JOBS ?= $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')
+
+.PHONY: help install demo test lint test-newest clean
+
+help:
+	@echo "make demo         simulate, prepare, pretrain, evaluate, export, verify"
+	@echo "make test         lint, types and every test: what continuous integration runs"
+	@echo "make test-newest  the tests on a second Python with the newest jax"
+	@echo "make install      only the virtual environment in $(VENV)"
+	@echo "Options: PYTHON=python3.12  VENV=.venv  DEMO=runs/demo  JOBS=2"
+
+install: $(VENV)/installed
+
+$(VENV)/installed: setup.py pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: Python >= 3.11 is needed; $(PYTHON) is older. Say PYTHON=/path/to/it"; exit 2; }
+	@echo "installing into $(VENV) (a few minutes, once)"
+	@start=$$(date +%s); \
+	$(PYTHON) -m venv $(VENV) && \
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,torch]' 2>&1 | { grep -v '^WARNING: Location' || true; } && \
+	$(BIN)/python -c 'import medclip_jax, jax, torch' && \
+	echo "installed in $$(( $$(date +%s) - start )) s"
+	@touch $@
+
+demo: install
+	@DEMO=$(DEMO) JOBS=$(JOBS) PATH="$(CURDIR)/$(BIN):$$PATH" bash ./demo.sh
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+# A second Python with the newest versions it can have: no constraints, no torch
+# (the parity tests with torch skip themselves).
+NEWEST_PYTHON ?= python3.12
+test-newest:
+	@test -d .venv-newest || $(NEWEST_PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install -q --upgrade -e '.[dev]'
+	.venv-newest/bin/python -c 'import sys, jax; print("Python", sys.version.split()[0], "jax", jax.__version__)'
+	.venv-newest/bin/python -m pytest
+
+clean:
+	rm -rf runs .venv .venv-newest build *.egg-info
