@@ -22,7 +22,7 @@ $(VENV)/installed: setup.py pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (a few minutes, once)"
 	@start=$$(date +%s); \
 	$(PYTHON) -m venv $(VENV) && \
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,torch]' 2>&1 | { grep -v '^WARNING: Location' || true; } && \
+	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[dev,torch]' && \
 	$(BIN)/python -c 'import medclip_jax, jax, torch' && \
 	echo "installed in $$(( $$(date +%s) - start )) s"
 	@touch $@
@@ -43,7 +43,7 @@ test: lint
 NEWEST_PYTHON ?= python3.12
 test-newest:
 	@test -d .venv-newest || $(NEWEST_PYTHON) -m venv .venv-newest
-	.venv-newest/bin/python -m pip install -q --upgrade -e '.[dev]'
+	.venv-newest/bin/python -m pip install -qq --upgrade -e '.[dev]'
 	.venv-newest/bin/python -c 'import sys, jax; print("Python", sys.version.split()[0], "jax", jax.__version__)'
 	.venv-newest/bin/python -m pytest
 
