@@ -1,0 +1,272 @@
+"""Every call of Orbax, and the restore contract of the project.
+
+A checkpoint of step S holds `state` (the train state) and `meta` (JSON: what the run
+must know to go on, e.g. the metrics of S). A save that was cut short leaves a folder
+that Orbax never lists, so it is never picked up.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from medclip_jax.errors import UserError
+from medclip_jax.runtime.sharding import leaf_name
+
+log = logging.getLogger(__name__)
+
+# Metrics of which less is better; of any other, more is.
+_MINIMISED = ("loss", "error")
+
+
+def is_minimised(metric: str) -> bool:
+    """Whether a metric's best value is its least, by its name."""
+    return any(word in metric for word in _MINIMISED)
+
+
+class Checkpoints:
+    """The checkpoints of one workdir.
+
+    Args:
+      directory: `WORKDIR/checkpoints`.
+      best_metric: name of the metric that ranks checkpoints.
+      keep_latest: how many of the newest to keep.
+      keep_best: how many of the best to keep besides.
+      read_only: neither create nor delete anything.
+    """
+
+    def __init__(
+        self,
+        directory: Path | str,
+        best_metric: str,
+        keep_latest: int = 2,
+        keep_best: int = 1,
+        read_only: bool = False,
+    ):
+        if keep_latest < 1:
+            raise UserError(
+                f"checkpoint.keep_latest={keep_latest}: at least 1 is needed to go on "
+                "after a stop."
+            )
+        self.best_metric = best_metric
+        self.seconds_blocked = 0.0
+        keep = [
+            policies.LatestN(keep_latest),
+            policies.BestN(
+                get_metric_fn=lambda metrics: metrics[best_metric],
+                reverse=is_minimised(best_metric),
+                n=keep_best,
+                keep_checkpoints_without_metrics=False,
+            ),
+        ]
+        self._manager = ocp.CheckpointManager(
+            _resolved(directory),
+            options=ocp.CheckpointManagerOptions(
+                create=not read_only,
+                read_only=read_only,
+                cleanup_tmp_directories=not read_only,
+                preservation_policy=policies.AnyPreservationPolicy(keep),
+                save_decision_policy=policies.FixedIntervalPolicy(1),
+                best_fn=lambda metrics: metrics[best_metric],
+                best_mode="min" if is_minimised(best_metric) else "max",
+            ),
+            item_names=("state", "meta"),
+        )
+
+    def steps(self) -> list[int]:
+        """Steps with a complete checkpoint, in order."""
+        return sorted(self._manager.all_steps())
+
+    def latest_step(self) -> int | None:
+        return max(self.steps(), default=None)
+
+    def best_step(self) -> int | None:
+        """The step with the best metric; None where none was measured."""
+        ranked = {}
+        for step in self.steps():
+            metrics = self._manager.metrics(step)
+            if metrics and self.best_metric in metrics:
+                ranked[step] = metrics[self.best_metric]
+        if not ranked:
+            return None
+        choose = min if is_minimised(self.best_metric) else max
+        best = choose(ranked.values())
+        return max(step for step, value in ranked.items() if value == best)
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        meta: Mapping[str, Any],
+        metrics: Mapping[str, float],
+    ) -> None:
+        """Starts an asynchronous save; blocks only to copy the state to the host.
+
+        Args:
+          step: updates done. A step that is already there is left as it is.
+          state: the train state.
+          meta: JSON data.
+          metrics: of this step; the best metric ranks it when it is among them.
+        """
+        if step in self._manager.all_steps():
+            return
+        started = time.perf_counter()
+        ranked = (
+            {self.best_metric: float(metrics[self.best_metric])}
+            if (self.best_metric in metrics)
+            else None
+        )
+        saved = self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta))
+            ),
+            metrics=ranked,
+            force=True,
+        )
+        self.seconds_blocked += time.perf_counter() - started
+        if not saved:
+            raise RuntimeError(f"Orbax refused to save step {step}.")
+
+    def restore(self, step: int, target: Any) -> tuple[Any, dict[str, Any]]:
+        """Reads a step onto the shardings of `target`.
+
+        Args:
+          step: one of `steps()`.
+          target: tree of ShapeDtypeStruct with shardings, of the saved structure.
+
+        Returns:
+          The state and the meta data.
+
+        Raises:
+          UserError: no such step, or names, shapes or dtypes that differ from the
+            checkpoint's; all differences are listed.
+        """
+        self._check_step(step)
+        saved = self._manager.item_metadata(step)["state"]
+        _check_same(_leaves(saved), _leaves(target), f"checkpoint of step {step}")
+        started = time.perf_counter()
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()
+            ),
+        )
+        state = restored["state"]
+        _check_real(state)
+        _report(step, state, time.perf_counter() - started)
+        return state, restored["meta"]
+
+    def restore_variables(self, step: int, target: Any) -> Any:
+        """Reads the method's variables alone, whatever the optimizer was.
+
+        Args:
+          step: one of `steps()`.
+          target: tree of ShapeDtypeStruct with shardings, like `state.variables`.
+
+        Returns:
+          The variables.
+
+        Raises:
+          UserError: as `restore`.
+        """
+        self._check_step(step)
+        saved = _leaves(self._manager.item_metadata(step)["state"])
+        part = {
+            name.removeprefix("variables/"): leaf
+            for name, leaf in saved.items()
+            if name.startswith("variables/")
+        }
+        _check_same(part, _leaves(target), f"checkpoint of step {step}")
+        started = time.perf_counter()
+        with ocp.PyTreeCheckpointer() as reader:
+            restored = reader.restore(
+                self._manager.directory / str(step) / "state",
+                args=ocp.args.PyTreeRestore(
+                    item={"variables": target},
+                    restore_args=ocp.checkpoint_utils.construct_restore_args(
+                        {"variables": target}
+                    ),
+                    partial_restore=True,
+                ),
+            )
+        variables = restored["variables"]
+        _check_real(variables)
+        _report(step, variables, time.perf_counter() - started)
+        return variables
+
+    def wait(self) -> None:
+        """Until every save is on disk; raises what went wrong in one."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def _check_step(self, step: int) -> None:
+        if step not in self.steps():
+            raise UserError(
+                f"No complete checkpoint of step {step} in {self._manager.directory}; "
+                f"there are: {self.steps() or 'none'}."
+            )
+
+
+def _resolved(directory: Path | str) -> str:
+    """Orbax wants absolute paths; remote ones (gs://) are absolute as they are."""
+    text = str(directory)
+    return text if "://" in text else str(Path(text).absolute())
+
+
+def _leaves(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Name -> (shape, dtype) of a tree of arrays, structs or Orbax metadata."""
+    tree = getattr(tree, "tree", tree)
+    flat = jax.tree_util.tree_flatten_with_path(
+        tree, is_leaf=lambda node: hasattr(node, "shape") and hasattr(node, "dtype")
+    )[0]
+    return {
+        leaf_name(path): (tuple(leaf.shape), str(jax.numpy.dtype(leaf.dtype)))
+        for path, leaf in flat
+    }
+
+
+def _check_same(saved: dict, wanted: dict, where: str) -> None:
+    """Orbax casts dtypes silently and reports one mismatch at a time; we compare."""
+    differences = [
+        f"{name}: in the checkpoint only" for name in saved if name not in wanted
+    ]
+    differences += [f"{name}: missing in it" for name in wanted if name not in saved]
+    for name in saved.keys() & wanted.keys():
+        if saved[name] != wanted[name]:
+            differences.append(f"{name}: found {saved[name]}, expected {wanted[name]}")
+    if differences:
+        raise UserError(
+            f"{where} does not fit this config's model and optimizer "
+            f"({len(differences)} differences). Use the config that made it "
+            "(WORKDIR/config.json), or another workdir:\n  "
+            + "\n  ".join(sorted(differences))
+        )
+
+
+def _check_real(tree: Any) -> None:
+    """Partial restores leave structs where they found nothing, without an error."""
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            raise RuntimeError(f"{leaf_name(path)} was not restored.")
+
+
+def _report(step: int, tree: Any, seconds: float) -> None:
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+    log.info("restored step %d: %.1f MB in %.1f s", step, size / 1e6, seconds)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Writes a file at once: a reader sees the old one or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n")
+    temporary.replace(path)

@@ -1,0 +1,226 @@
+"""What a run writes of itself: metrics.jsonl, TensorBoard, the progress line.
+
+metrics.jsonl holds one JSON object a logged step: `step`, `loss`, the rest by name.
+Names under `time/` are measurements of this machine; all others are a function of
+config, data and seed alone, so a step logged again after a restart gives equal values.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TextIO
+
+TIME_PREFIX = "time/"
+
+
+class NonFiniteMetric(FloatingPointError):
+    """The run has diverged, or a batch is broken; a fault to look into."""
+
+
+def check_finite(
+    step: int, metrics: Mapping[str, float], row_ids: Mapping[str, list[str]]
+) -> None:
+    """Stops the run at the first value that is not finite.
+
+    Args:
+      step: the update that gave the metrics (1 for the first).
+      metrics: values by name.
+      row_ids: ids of the rows of its batch by kind, never their content.
+
+    Raises:
+      NonFiniteMetric: naming step, metrics and rows, and what to try.
+    """
+    bad = {name: v for name, v in metrics.items() if not math.isfinite(v)}
+    if not bad:
+        return
+    rows = "\n".join(f"  {kind}: {', '.join(ids)}" for kind, ids in row_ids.items())
+    raise NonFiniteMetric(
+        f"Step {step}: {', '.join(f'{name} is {v}' for name, v in bad.items())}. "
+        "No checkpoint was made of it; the newest one is of an earlier step. Look at "
+        "the rows of that batch, lower optimizer.learning_rate or "
+        f"optimizer.clip_norm, or use model.dtype=float32.\n{rows}"
+    )
+
+
+class JsonLines:
+    """Appends lines to metrics.jsonl; a line is whole or absent.
+
+    Args:
+      path: the file.
+    """
+
+    def __init__(self, path: Path):
+        _drop_partial_line(path)
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes one line, `step` and `loss` first, then by name."""
+        ordered = {"step": step}
+        if "loss" in values:
+            ordered["loss"] = values["loss"]
+        ordered |= {name: values[name] for name in sorted(values)}
+        os.write(self._fd, (json.dumps(ordered) + "\n").encode())
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def _drop_partial_line(path: Path) -> None:
+    """Cuts off what a killed run left of a line."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    if content and not content.endswith(b"\n"):
+        with path.open("r+b") as file:
+            file.truncate(content.rfind(b"\n") + 1)
+
+
+def read_lines(path: Path) -> list[dict[str, float]]:
+    """All lines of a metrics.jsonl, a partial last one left out."""
+    text = path.read_text()
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+class Writer:
+    """JSONL and TensorBoard together; only process 0 writes.
+
+    Args:
+      workdir: holds metrics.jsonl and tensorboard/.
+      active: False on the other processes.
+    """
+
+    def __init__(self, workdir: Path, active: bool = True):
+        self._lines = self._board = None
+        if active:
+            # Imported here: reading metrics needs no protobuf.
+            from tensorboardX import SummaryWriter
+
+            self._lines = JsonLines(workdir / "metrics.jsonl")
+            self._board = SummaryWriter(str(workdir / "tensorboard"), flush_secs=30)
+
+    def write(
+        self, step: int, values: Mapping[str, float], times: Mapping[str, float]
+    ) -> None:
+        """Writes one logged step.
+
+        Args:
+          step: updates done.
+          values: functions of config, data and seed.
+          times: of this machine; stored under `time/`.
+        """
+        if self._lines is None or self._board is None:
+            return
+        timed = {TIME_PREFIX + name: value for name, value in times.items()}
+        self._lines.write(step, {**values, **timed})
+        for name, value in {**values, **timed}.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        if self._lines is not None and self._board is not None:
+            self._lines.close()
+            self._board.close()
+
+
+def _duration(seconds: float) -> str:
+    minutes, whole = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{whole:02d}s"
+
+
+class Progress:
+    """One line that says how far and how fast: rewritten on a terminal, else appended.
+
+    Args:
+      total: steps of the run.
+      stream: where to.
+      active: False on the other processes.
+    """
+
+    def __init__(self, total: int, stream: TextIO | None = None, active: bool = True):
+        self._total = total
+        self._stream = stream or sys.stderr
+        self._active = active
+        self._tty = self._stream.isatty()
+        self._width = 0
+
+    def update(
+        self, step: int, values: Mapping[str, float], times: Mapping[str, float]
+    ) -> None:
+        """Shows a logged step; `times` as `Clock.lap` gives them."""
+        parts = [f"step {step}/{self._total}", f"loss {values['loss']:.4f}"]
+        if "pairs_per_second" in times:
+            parts.append(f"{times['pairs_per_second']:.1f} pairs/s")
+        if "input_wait_percent" in times:
+            parts.append(f"input wait {times['input_wait_percent']:.0f} %")
+        if "mfu_percent" in times:
+            parts.append(f"MFU {times['mfu_percent']:.1f} %")
+        if "eta_seconds" in times:
+            parts.append(f"ETA {_duration(times['eta_seconds'])}")
+        self.line("  ".join(parts), transient=self._tty)
+
+    def line(self, text: str, transient: bool = False) -> None:
+        """Prints a line; a transient one is overwritten by the next."""
+        if not self._active:
+            return
+        clear = "\r" + " " * self._width + "\r" if self._width else ""
+        self._stream.write(clear + text + ("" if transient else "\n"))
+        self._stream.flush()
+        self._width = len(text) if transient else 0
+
+
+class Clock:
+    """Time of the steps between two logged ones, without evaluation and compile.
+
+    Args:
+      batch_size: global rows of a step.
+      total: steps of the run.
+      flops_per_step: of all devices, forward and backward; None where unknown.
+      peak_flops: a second, of all devices; None where unknown.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        total: int,
+        flops_per_step: float | None = None,
+        peak_flops: float | None = None,
+    ):
+        self._batch_size, self._total = batch_size, total
+        self._flops, self._peak = flops_per_step, peak_flops
+        self.restart()
+
+    def restart(self) -> None:
+        """Leaves out what happened since the last lap."""
+        self._started = time.perf_counter()
+        self._steps = 0
+        self._waited = 0.0
+
+    def count(self, input_seconds: float) -> None:
+        """Counts one step, and how long it waited for its batch."""
+        self._steps += 1
+        self._waited += input_seconds
+
+    def lap(self, step: int) -> dict[str, float]:
+        """Times since the last lap, and starts a new one; {} without a step."""
+        elapsed = time.perf_counter() - self._started
+        steps, waited = self._steps, self._waited
+        self.restart()
+        if not steps:
+            return {}
+        each = elapsed / steps
+        times = {
+            "step_seconds": each,
+            "pairs_per_second": self._batch_size / each,
+            "input_wait_seconds": waited / steps,
+            "input_wait_percent": 100 * waited / elapsed,
+            "eta_seconds": each * (self._total - step),
+        }
+        if self._flops and self._peak:
+            times["mfu_percent"] = 100 * self._flops / each / self._peak
+        return times
