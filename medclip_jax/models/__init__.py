@@ -1,0 +1,1 @@
+"""Encoders in flax.linen, one file an architecture, found through `registry`."""

@@ -1,0 +1,211 @@
+"""BERT in the layout of Hugging Face's BertModel.
+
+Reference: Devlin et al. 2019; transformers/models/bert/modeling_bert.py.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from medclip_jax.models.dropout import active_keys, dropout
+from medclip_jax.models.features import TextFeatures
+from medclip_jax.models.layers import (
+    attend,
+    attention_weights,
+    dense,
+    layer_norm,
+    named,
+    normal,
+    split_heads,
+)
+
+# Numbers of the dropout sites within a layer; site 0 of layer 0 is the embedding.
+_SITES = 4
+
+
+class BertLayer(nn.Module):
+    """Post-LN self-attention and MLP.
+
+    Attributes:
+      index: place in the stack, from 1; it numbers the dropout sites.
+    """
+
+    index: int
+    heads: int
+    mlp: int
+    dropout: float
+    attention_dropout: float
+    epsilon: float
+    init_std: float
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BxTxC: jax.Array,
+        bias_Bx1x1xT: jax.Array,
+        keys_B: jax.Array | None,
+    ) -> jax.Array:
+        dim, site = x_BxTxC.shape[-1], self.index * _SITES
+
+        def linear(out: int, axes: tuple[str, str], name: str) -> nn.Dense:
+            return dense(out, axes, name, dtype=self.dtype, std=self.init_std)
+
+        def norm(name: str) -> nn.LayerNorm:
+            return layer_norm(name, epsilon=self.epsilon, dtype=self.dtype)
+
+        query, key, value = (
+            split_heads(linear(dim, ("embed", "heads"), name)(x_BxTxC), self.heads)
+            for name in ("query", "key", "value")
+        )
+        weights_BxLxTxT = attention_weights(query, key, bias_Bx1x1xT)
+        weights_BxLxTxT = dropout(
+            weights_BxLxTxT, self.attention_dropout, keys_B, site + 1
+        )
+        y = linear(dim, ("heads", "embed"), "attention_out")(
+            attend(weights_BxLxTxT, value)
+        )
+        x = norm("attention_norm")(x_BxTxC + dropout(y, self.dropout, keys_B, site + 2))
+        y = nn.gelu(linear(self.mlp, ("embed", "mlp"), "mlp_in")(x), approximate=False)
+        y = linear(dim, ("mlp", "embed"), "mlp_out")(y)
+        return norm("mlp_norm")(x + dropout(y, self.dropout, keys_B, site + 3))
+
+
+class Bert(nn.Module):
+    """BERT-base with the vocabulary of BioClinicalBERT by default.
+
+    Attributes:
+      vocab_size: pieces of the vocabulary.
+      dim, layers, heads, mlp: width, depth, attention heads, width of the MLP.
+      max_positions: longest text in tokens.
+      type_vocab: token types; only type 0 is used.
+      pooler: whether to add the tanh pooler of the first token.
+      dropout, attention_dropout: of embeddings and sublayers, of attention weights.
+      pad_id: its word embedding starts at 0 and takes no gradient, as in torch.
+      epsilon: of LayerNorm.
+      init_std: of matrices and embeddings.
+      dtype: compute dtype; parameters are float32.
+      remat: recompute each layer in the backward pass.
+    """
+
+    vocab_size: int = 28996
+    dim: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp: int = 3072
+    max_positions: int = 512
+    type_vocab: int = 2
+    pooler: bool = True
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    pad_id: int = 0
+    epsilon: float = 1e-12
+    init_std: float = 0.02
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    def __post_init__(self):
+        if self.dim % self.heads:
+            raise ValueError(f"BERT dim {self.dim} is not divisible by {self.heads}")
+        super().__post_init__()
+
+    @property
+    def feature_dim(self) -> int:
+        """Width C of every hidden state."""
+        return self.dim
+
+    def _embed(self, ids_BxT: jax.Array) -> jax.Array:
+        def word_init(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32):
+            return normal(self.init_std)(key, shape, dtype).at[self.pad_id].set(0.0)
+
+        words = self.param(
+            "word_embedding",
+            named(word_init, "vocab", "embed"),
+            (self.vocab_size, self.dim),
+        )
+        positions = self.param(
+            "position_embedding",
+            named(normal(self.init_std), "position", "embed"),
+            (self.max_positions, self.dim),
+        )
+        types = self.param(
+            "type_embedding",
+            named(normal(self.init_std), None, "embed"),
+            (self.type_vocab, self.dim),
+        )
+        x_BxTxC = jnp.asarray(words)[ids_BxT]
+        is_pad_BxTx1 = (ids_BxT == self.pad_id)[..., None]
+        x_BxTxC = jnp.where(is_pad_BxTx1, jax.lax.stop_gradient(x_BxTxC), x_BxTxC)
+        x_BxTxC = x_BxTxC + positions[: ids_BxT.shape[1]] + types[0]
+        return layer_norm("embedding_norm", epsilon=self.epsilon, dtype=self.dtype)(
+            x_BxTxC
+        )
+
+    @nn.compact
+    def __call__(
+        self,
+        ids_BxT: jax.Array,
+        mask_BxT: jax.Array,
+        *,
+        train: bool,
+        keys_B: jax.Array | None = None,
+    ) -> TextFeatures:
+        """Encodes texts.
+
+        Args:
+          ids_BxT: int32 [B, T], ids of pieces in [0, vocab_size).
+          mask_BxT: int32 [B, T], 1 for a token, 0 for padding.
+          train: drop out.
+          keys_B: typed PRNG keys [B], needed when training with a rate above 0.
+
+        Returns:
+          The last layer, all hidden states, and the pooler's output if there is one.
+
+        Raises:
+          ValueError: a text longer than max_positions, or training without keys.
+        """
+        if ids_BxT.shape[1] > self.max_positions:
+            raise ValueError(
+                f"texts of {ids_BxT.shape[1]} tokens, but max_positions is "
+                f"{self.max_positions}: shorten data.text_length or raise it"
+            )
+        keys_B = active_keys(train, keys_B, self.dropout, self.attention_dropout)
+        bias_Bx1x1xT = jnp.where(
+            mask_BxT[:, None, None, :] > 0, 0.0, jnp.finfo(jnp.float32).min
+        )
+        x = dropout(self._embed(ids_BxT), self.dropout, keys_B, 0)
+        hidden = [x]
+        layer = nn.remat(BertLayer) if self.remat else BertLayer
+        for index in range(self.layers):
+            x = layer(
+                index + 1,
+                self.heads,
+                self.mlp,
+                self.dropout,
+                self.attention_dropout,
+                self.epsilon,
+                self.init_std,
+                self.dtype,
+                name=f"layer_{index}",
+            )(x, bias_Bx1x1xT, keys_B)
+            hidden.append(x)
+        pooled_BxC = None
+        if self.pooler:
+            pooler = dense(
+                self.dim,
+                ("embed", "mlp"),
+                "pooler",
+                dtype=jnp.float32,
+                std=self.init_std,
+            )
+            pooled_BxC = jnp.tanh(pooler(x[:, 0]))
+        return TextFeatures(x, tuple(hidden), pooled_BxC)
+
+    def forward_flops(self, length: int) -> int:
+        """Operations of the matrix products for one text; a multiply-add counts 2."""
+        per_layer = length * (4 * self.dim**2 + 2 * self.dim * self.mlp)
+        per_layer += 2 * length**2 * self.dim
+        pooler = self.dim**2 if self.pooler else 0
+        return 2 * (self.layers * per_layer + pooler)

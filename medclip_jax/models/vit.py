@@ -1,0 +1,207 @@
+"""Vision transformer in the layout of Hugging Face's ViTModel.
+
+Reference: Dosovitskiy et al. 2021; transformers/models/vit/modeling_vit.py.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from medclip_jax.models.dropout import active_keys, dropout
+from medclip_jax.models.features import ImageFeatures
+from medclip_jax.models.layers import (
+    attend,
+    attention_weights,
+    check_films,
+    dense,
+    layer_norm,
+    named,
+    normal,
+    sides,
+    split_heads,
+)
+
+POOLINGS = ("cls", "mean", "pooler")
+_SITES = 4
+
+
+class ViTLayer(nn.Module):
+    """Pre-LN self-attention and MLP.
+
+    Attributes:
+      index: place in the stack, from 1; it numbers the dropout sites.
+    """
+
+    index: int
+    heads: int
+    mlp: int
+    dropout: float
+    attention_dropout: float
+    epsilon: float
+    init_std: float
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_BxTxC: jax.Array, keys_B: jax.Array | None) -> jax.Array:
+        dim, site = x_BxTxC.shape[-1], self.index * _SITES
+
+        def linear(out: int, axes: tuple[str, str], name: str) -> nn.Dense:
+            return dense(out, axes, name, dtype=self.dtype, std=self.init_std)
+
+        def norm(name: str) -> nn.LayerNorm:
+            return layer_norm(name, epsilon=self.epsilon, dtype=self.dtype)
+
+        y = norm("attention_norm")(x_BxTxC)
+        query, key, value = (
+            split_heads(linear(dim, ("embed", "heads"), name)(y), self.heads)
+            for name in ("query", "key", "value")
+        )
+        weights_BxLxTxT = attention_weights(query, key, None)
+        weights_BxLxTxT = dropout(
+            weights_BxLxTxT, self.attention_dropout, keys_B, site + 1
+        )
+        y = linear(dim, ("heads", "embed"), "attention_out")(
+            attend(weights_BxLxTxT, value)
+        )
+        x = x_BxTxC + dropout(y, self.dropout, keys_B, site + 2)
+        y = linear(self.mlp, ("embed", "mlp"), "mlp_in")(norm("mlp_norm")(x))
+        y = linear(dim, ("mlp", "embed"), "mlp_out")(nn.gelu(y, approximate=False))
+        return x + dropout(y, self.dropout, keys_B, site + 3)
+
+
+class ViT(nn.Module):
+    """ViT-B/16 by default.
+
+    Attributes:
+      patch: side of a patch, pixels.
+      dim, depth, heads, mlp: width, layers, attention heads, width of the MLP.
+      pooling: trunk from "cls" (first token after the last LayerNorm), "mean" (of the
+        patches) or "pooler" (tanh of a linear map of the first token).
+      dropout, attention_dropout: of embeddings and sublayers, of attention weights.
+      epsilon: of LayerNorm.
+      init_std: of matrices and embeddings.
+      dtype: compute dtype; parameters are float32.
+      remat: recompute each layer in the backward pass.
+    """
+
+    patch: int = 16
+    dim: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp: int = 3072
+    pooling: str = "cls"
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    epsilon: float = 1e-12
+    init_std: float = 0.02
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    def __post_init__(self):
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"ViT pooling {self.pooling!r} is none of {POOLINGS}")
+        if self.dim % self.heads:
+            raise ValueError(f"ViT dim {self.dim} is not divisible by {self.heads}")
+        super().__post_init__()
+
+    @property
+    def feature_dim(self) -> int:
+        """Width F of the trunk feature and C of the patches."""
+        return self.dim
+
+    def _embed(self, films_BxHxWx3: jax.Array) -> tuple[jax.Array, tuple[int, int]]:
+        x = nn.Conv(
+            self.dim,
+            (self.patch, self.patch),
+            strides=(self.patch, self.patch),
+            padding="VALID",
+            dtype=self.dtype,
+            kernel_init=named(normal(self.init_std), None, None, None, "embed"),
+            bias_init=named(nn.initializers.zeros_init(), "embed"),
+            name="patch_embedding",
+        )(films_BxHxWx3.astype(self.dtype))
+        batch, height, width, _ = x.shape
+        cls = self.param(
+            "cls_token", named(normal(self.init_std), None, "embed"), (1, self.dim)
+        )
+        positions = self.param(
+            "position_embedding",
+            named(normal(self.init_std), "position", "embed"),
+            (1 + height * width, self.dim),
+        )
+        cls_Bx1xC = jnp.broadcast_to(cls.astype(self.dtype), (batch, 1, self.dim))
+        patches_BxPxC = x.reshape(batch, height * width, self.dim)
+        x = jnp.concatenate([cls_Bx1xC, patches_BxPxC], axis=1)
+        return x + positions.astype(self.dtype), (height, width)
+
+    @nn.compact
+    def __call__(
+        self,
+        films_BxHxWx3: jax.Array,
+        *,
+        train: bool,
+        keys_B: jax.Array | None = None,
+    ) -> ImageFeatures:
+        """Encodes films.
+
+        Args:
+          films_BxHxWx3: float32 [B, H, W, 3], normalised; sides divisible by `patch`,
+            and of the size the position table was made for.
+          train: drop out.
+          keys_B: typed PRNG keys [B], needed when training with a rate above 0.
+
+        Returns:
+          The pooled trunk and the patches after the last LayerNorm.
+
+        Raises:
+          ValueError: a side that the patch does not divide, or training without keys.
+        """
+        height, width = check_films(films_BxHxWx3)
+        if height % self.patch or width % self.patch:
+            raise ValueError(
+                f"films of {height} x {width} pixels do not split into patches of "
+                f"{self.patch}: choose data.image_size as a multiple of it"
+            )
+        keys_B = active_keys(train, keys_B, self.dropout, self.attention_dropout)
+        x, grid = self._embed(films_BxHxWx3)
+        x = dropout(x, self.dropout, keys_B, 0)
+        layer = nn.remat(ViTLayer) if self.remat else ViTLayer
+        for index in range(self.depth):
+            x = layer(
+                index + 1,
+                self.heads,
+                self.mlp,
+                self.dropout,
+                self.attention_dropout,
+                self.epsilon,
+                self.init_std,
+                self.dtype,
+                name=f"layer_{index}",
+            )(x, keys_B)
+        x = layer_norm("norm", epsilon=self.epsilon, dtype=self.dtype)(x)
+        return ImageFeatures(self._pool(x), x[:, 1:], grid)
+
+    def _pool(self, x_BxTxC: jax.Array) -> jax.Array:
+        x_BxTxC = x_BxTxC.astype(jnp.float32)
+        if self.pooling == "mean":
+            return x_BxTxC[:, 1:].mean(axis=1)
+        if self.pooling == "cls":
+            return x_BxTxC[:, 0]
+        pooler = dense(
+            self.dim, ("embed", "mlp"), "pooler", dtype=jnp.float32, std=self.init_std
+        )
+        return jnp.tanh(pooler(x_BxTxC[:, 0]))
+
+    def forward_flops(self, image_size: int | tuple[int, int]) -> int:
+        """Operations of the matrix products for one film; a multiply-add counts 2."""
+        height, width = sides(image_size)
+        patches = (height // self.patch) * (width // self.patch)
+        tokens = patches + 1
+        macs = patches * self.patch**2 * 3 * self.dim
+        per_layer = tokens * (4 * self.dim**2 + 2 * self.dim * self.mlp)
+        macs += self.depth * (per_layer + 2 * tokens**2 * self.dim)
+        if self.pooling == "pooler":
+            macs += self.dim**2
+        return 2 * macs
