@@ -76,7 +76,11 @@ class Checkpoints:
                 best_fn=lambda metrics: metrics[best_metric],
                 best_mode="min" if is_minimised(best_metric) else "max",
             ),
-            item_names=("state", "meta"),
+            # Named handlers: without them a fresh manager cannot read metadata.
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "meta": ocp.JsonCheckpointHandler(),
+            },
         )
 
     def steps(self) -> list[int]:
@@ -255,9 +259,9 @@ def _check_same(saved: dict, wanted: dict, where: str) -> None:
 
 def _check_real(tree: Any) -> None:
     """Partial restores leave structs where they found nothing, without an error."""
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        if isinstance(leaf, jax.ShapeDtypeStruct):
-            raise RuntimeError(f"{leaf_name(path)} was not restored.")
+    flat = jax.tree_util.tree_flatten_with_path(tree)[0]
+    if absent := [leaf_name(p) for p, x in flat if not isinstance(x, jax.Array)]:
+        raise RuntimeError(f"Orbax did not restore {absent}.")
 
 
 def _report(step: int, tree: Any, seconds: float) -> None:

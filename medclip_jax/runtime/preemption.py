@@ -3,6 +3,7 @@
 import signal
 import threading
 from types import FrameType
+from typing import Self
 
 import jax
 import numpy as np
@@ -27,7 +28,7 @@ class Preemption:
         self.signal_name = ""
         self._previous: dict[int, object] = {}
 
-    def __enter__(self) -> "Preemption":
+    def __enter__(self) -> Self:
         # Python allows handlers in the main thread only (tests may run in another).
         if threading.current_thread() is threading.main_thread():
             for number in self.SIGNALS:

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from types import TracebackType
+from typing import Self
 
 EXIT_STATUS = 1
 
@@ -27,7 +28,7 @@ class Watchdog:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> "Watchdog":
+    def __enter__(self) -> Self:
         if self.seconds > 0:
             self._thread = threading.Thread(
                 target=self._watch, name="watchdog", daemon=True
