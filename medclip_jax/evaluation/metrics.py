@@ -197,7 +197,7 @@ def bootstrap(
       statistic: what is measured, as a function of film weights.
       patients: N patient ids, one a film.
       seed: seed of the resamples.
-      samples: how many resamples.
+      samples: how many resamples; 0 for the value alone.
 
     Returns:
       The value with the 2.5 and 97.5 percentiles of the resamples. Resamples that
@@ -207,7 +207,7 @@ def bootstrap(
     _, owner = np.unique(np.asarray(patients), return_inverse=True)
     count = int(owner.max()) + 1
     value = float(statistic(np.ones((1, owner.size)))[0])
-    if count < 2:
+    if count < 2 or not samples:
         return Interval(value, float("nan"), float("nan"))
     rng = np.random.default_rng(seed)
     block = max(1, _BLOCK_ENTRIES // owner.size)

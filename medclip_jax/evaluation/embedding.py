@@ -1,0 +1,209 @@
+"""Embeds films and texts with a method, in batches, on whatever devices there are."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from tqdm import tqdm
+
+from medclip_jax.methods.interface import (
+    ImageEmbedding,
+    Method,
+    TextEmbedding,
+    Variables,
+)
+
+Normalize = Callable[[jax.Array], jax.Array]
+"""films_BxHxWx1 uint8 -> films_BxHxWx3 float32, jittable."""
+
+LOCAL_FIELDS = ("patches_BxPxC", "words_BxTxC", "word_mask_BxT")
+
+
+class Tokenizer(Protocol):
+    """What is needed of a tokenizer."""
+
+    def encode(self, texts: Sequence[str], length: int) -> Mapping[str, np.ndarray]: ...
+
+
+def rebatch(batches: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """Cuts a stream of [b, ...] arrays into arrays of `size` rows; the last may be less."""
+    held: list[np.ndarray] = []
+    count = 0
+    for batch in batches:
+        held.append(batch)
+        count += len(batch)
+        while count >= size:
+            joined = np.concatenate(held)
+            yield joined[:size]
+            held, count = [joined[size:]], count - size
+    if count:
+        yield np.concatenate(held)
+
+
+def pad_rows(array: np.ndarray, size: int) -> np.ndarray:
+    """Repeats the last row up to `size` rows, so that one shape is compiled."""
+    missing = size - len(array)
+    return (
+        np.concatenate([array, np.repeat(array[-1:], missing, 0)]) if missing else array
+    )
+
+
+class Embedder:
+    """Compiled inference of one method; serves any variables of its shapes.
+
+    Args:
+      method: the method.
+      normalize: turns stored films into the network's input.
+      tokenizer: encodes texts.
+      text_length: tokens a text is cut or padded to: that of training, since a pooling
+        without a mask depends on it.
+      batch_size: films or texts at a time; rounded up to a multiple of the devices.
+      progress: whether to show a bar on stderr.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        normalize: Normalize,
+        tokenizer: Tokenizer,
+        text_length: int,
+        batch_size: int = 64,
+        progress: bool = False,
+    ):
+        devices = jax.device_count()
+        self.batch_size = -(-batch_size // devices) * devices
+        self._method = method
+        self._tokenizer = tokenizer
+        self._text_length = text_length
+        self._progress = progress
+        self._local = bool(getattr(method, "scores_locally", False))
+        self._normalize = normalize
+        self._compiled: dict[tuple[str, Mesh], Callable] = {}
+
+    def films(
+        self, variables: Variables, batches: Iterable[np.ndarray], label: str = "films"
+    ) -> ImageEmbedding:
+        """Embeds a stream of films.
+
+        Args:
+          variables: of the method.
+          batches: arrays uint8 [b, H, W, 1] of any b.
+          label: what the progress bar says.
+
+        Returns:
+          Host arrays, one row a film in the order given.
+        """
+        return self._in_batches(
+            self._embed_films, variables, rebatch(batches, self.batch_size), label
+        )
+
+    def texts(
+        self, variables: Variables, texts: Sequence[str], label: str = "texts"
+    ) -> TextEmbedding:
+        """Embeds texts; host arrays, one row a text in the order given."""
+
+        def encoded() -> Iterator[dict[str, np.ndarray]]:
+            for start in range(0, len(texts), self.batch_size):
+                part = list(texts[start : start + self.batch_size])
+                yield dict(self._tokenizer.encode(part, self._text_length))
+
+        return self._in_batches(self._embed_texts, variables, encoded(), label)
+
+    def class_logits(
+        self, variables: Variables, batches: Iterable[np.ndarray], label: str = "films"
+    ) -> np.ndarray:
+        """logits_Nx14 of a method that classifies films without text."""
+        return self._in_batches(
+            self._class_logits, variables, rebatch(batches, self.batch_size), label
+        )
+
+    def logits(
+        self, variables: Variables, images: ImageEmbedding, texts: TextEmbedding
+    ) -> np.ndarray:
+        """logits_NxM of all images with all texts, computed block by block."""
+        score = self._jit(self._method.score, _mesh_of(variables))
+        blocks = []
+        for rows in _blocks(images, self.batch_size):
+            parts = [
+                np.asarray(score(variables, rows[0], columns[0]))[
+                    : rows[1], : columns[1]
+                ]
+                for columns in _blocks(texts, self.batch_size)
+            ]
+            blocks.append(np.concatenate(parts, axis=1))
+        return np.concatenate(blocks).astype(np.float32)
+
+    def _embed_films(self, variables: Variables, films_BxHxWx1: jax.Array):
+        films = {"current_BxHxWx3": self._normalize(films_BxHxWx1)}
+        return self._kept(self._method.embed_images(variables, films))
+
+    def _embed_texts(self, variables: Variables, texts: Mapping[str, jax.Array]):
+        return self._kept(self._method.embed_texts(variables, texts))
+
+    def _class_logits(self, variables: Variables, films_BxHxWx1: jax.Array):
+        films = {"current_BxHxWx3": self._normalize(films_BxHxWx1)}
+        return self._method.class_logits(variables, films)
+
+    def _kept(self, embedding: Any) -> Any:
+        # Local features of a whole test set do not fit a host; only a method that
+        # scores with them keeps them.
+        if self._local:
+            return embedding
+        names = {field.name for field in dataclasses.fields(embedding)}
+        return embedding.replace(**{n: None for n in LOCAL_FIELDS if n in names})
+
+    def _jit(self, function: Callable, mesh: Mesh) -> Callable:
+        key = (function.__name__, mesh)
+        if key not in self._compiled:
+            replicated = NamedSharding(mesh, PartitionSpec())
+            self._compiled[key] = jax.jit(function, out_shardings=replicated)
+        return self._compiled[key]
+
+    def _in_batches(
+        self, function: Callable, variables: Variables, batches: Iterable, label: str
+    ) -> Any:
+        mesh = _mesh_of(variables)
+        sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+        compiled = self._jit(function, mesh)
+        done = []
+        bar = tqdm(desc=label, disable=not self._progress, mininterval=2)
+        for batch in batches:
+            count = len(jax.tree.leaves(batch)[0])
+            placed = jax.tree.map(
+                lambda a: _place(pad_rows(a, self.batch_size), sharding), batch
+            )
+            out = compiled(variables, placed)
+            done.append(jax.tree.map(lambda a, n=count: np.asarray(a)[:n], out))
+            bar.update(count)
+        bar.close()
+        if not done:
+            raise ValueError(f"there are no {label} to embed")
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *done)
+
+
+def _mesh_of(variables: Variables) -> Mesh:
+    """The mesh that the variables lie on; a plain array's own device; else all."""
+    leaf = jax.tree.leaves(variables)[0]
+    if not isinstance(leaf, jax.Array):
+        return Mesh(np.asarray(jax.devices()), ("devices",))
+    if isinstance(leaf.sharding, NamedSharding):
+        return leaf.sharding.mesh
+    return Mesh(np.asarray(sorted(leaf.devices(), key=lambda d: d.id)), ("devices",))
+
+
+def _place(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    # Every process holds the whole batch, so this also serves several hosts.
+    return jax.make_array_from_callback(array.shape, sharding, lambda at: array[at])
+
+
+def _blocks(embedding: Any, size: int) -> Iterator[tuple[Any, int]]:
+    total = len(jax.tree.leaves(embedding)[0])
+    for start in range(0, total, size):
+        count = min(size, total - start)
+        part = jax.tree.map(
+            lambda a, s=start: pad_rows(np.asarray(a[s : s + size]), size), embedding
+        )
+        yield part, count
