@@ -1,0 +1,235 @@
+"""The study tables of all datasets as integer arrays, one index space for each kind.
+
+Views are computed on these arrays alone; records are read only when a batch needs
+them.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data_pipelines.records import Dataset, find_datasets, open_dataset
+from medclip_jax.errors import UserError
+
+NOT_GIVEN = -2
+K = 14  # findings
+
+
+@dataclasses.dataclass(frozen=True)
+class Catalog:
+    """Images I, reports R, sentences S and studies Q of one split.
+
+    Attributes:
+      image_dataset_I, image_row_I: where the record is.
+      image_study_I: index of its study.
+      image_view_I: view names.
+      image_labels_Ix14: int8 raw codes.
+      report_dataset_R, report_row_R, report_study_R: as for the images.
+      report_labels_Rx14: int8 raw codes.
+      report_first_R, report_count_R: its sentences are [first, first + count).
+      sentence_report_S, sentence_number_S: which sentence of which report.
+      sentence_labels_Sx14: int8 raw codes.
+      study_report_Q: index of the study's report, -1 none.
+      study_share_Q: float in [0, 1), a hash of the patient: what `paired_fraction`
+        is compared with.
+      reports_without_sections: reports that had none of the wanted sections, all of
+        whose sentences are used.
+    """
+
+    image_dataset_I: np.ndarray
+    image_row_I: np.ndarray
+    image_study_I: np.ndarray
+    image_view_I: np.ndarray
+    image_labels_Ix14: np.ndarray
+    report_dataset_R: np.ndarray
+    report_row_R: np.ndarray
+    report_study_R: np.ndarray
+    report_labels_Rx14: np.ndarray
+    report_first_R: np.ndarray
+    report_count_R: np.ndarray
+    sentence_report_S: np.ndarray
+    sentence_number_S: np.ndarray
+    sentence_labels_Sx14: np.ndarray
+    study_report_Q: np.ndarray
+    study_share_Q: np.ndarray
+    reports_without_sections: int
+
+
+def open_datasets(
+    data_dir: str | Path | Sequence[Dataset], names: Sequence[str] = ()
+) -> list[Dataset]:
+    """Opens the prepared datasets below a folder.
+
+    Args:
+      data_dir: what `medclip-jax prepare --out` was given, or one dataset, or
+        datasets that are open already.
+      names: the datasets wanted, in this order; empty is all, sorted by path.
+
+    Returns:
+      The opened datasets.
+
+    Raises:
+      UserError: none found, a name not found (the ones found are listed), or a
+        dataset of another schema.
+    """
+    found: dict[str, Any]
+    if isinstance(data_dir, str | Path):
+        found = {Path(path).name: path for path in find_datasets(data_dir)}
+        where = f"in {data_dir}"
+    else:
+        found = {dataset.name: dataset for dataset in data_dir}
+        where = "among the open datasets"
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise UserError(
+            f"config.data.datasets names {', '.join(missing)}, not found {where}; "
+            f"found: {', '.join(found)}"
+        )
+    chosen = [found[name] for name in (names or found)]
+    return [d if isinstance(d, Dataset) else open_dataset(d) for d in chosen]
+
+
+def build(
+    datasets: Sequence[Dataset],
+    split: str,
+    views: Sequence[str] = (),
+    sections: Sequence[str] = (),
+) -> Catalog:
+    """Makes the catalog of one split.
+
+    Args:
+      datasets: opened datasets; their order is the order of every index.
+      split: "train", "validate" or "test".
+      views: image views to keep; empty is all.
+      sections: sentences of these sections are kept; empty is all. A report that
+        has none of them (a caption, a report without headings) keeps all.
+
+    Returns:
+      The catalog. An image or report that is filtered out has no index.
+    """
+    parts, n_studies = [], 0
+    for number, dataset in enumerate(datasets):
+        part = _one(dataset, number, split, views, sections, n_studies)
+        n_studies += len(part["study_share_Q"])
+        parts.append(part)
+    merged = {
+        name: np.concatenate([part[name] for part in parts])
+        for name in parts[0]
+        if name != "reports_without_sections"
+    }
+    counts = merged["report_count_R"]
+    n_reports = len(counts)
+    study_report = np.full(n_studies, -1, np.int64)
+    study_report[merged["report_study_R"]] = np.arange(n_reports)
+    return Catalog(
+        **merged,
+        report_first_R=np.cumsum(counts) - counts,
+        sentence_report_S=np.repeat(np.arange(n_reports), counts),
+        study_report_Q=study_report,
+        reports_without_sections=sum(p["reports_without_sections"] for p in parts),
+    )
+
+
+def _one(
+    dataset: Dataset,
+    number: int,
+    split: str,
+    views: Sequence[str],
+    sections: Sequence[str],
+    first_study: int,
+) -> dict:
+    table = dataset.table
+    table = table.filter(pc.equal(table["split"], split)).combine_chunks()
+    study = first_study + np.arange(table.num_rows)
+    patients = table["patient_id"].to_pylist()
+    part = _images(table, number, study, views)
+    part |= _reports(dataset, table, number, study, sections)
+    part["study_share_Q"] = np.array(
+        [_share(dataset.name, patient) for patient in patients], np.float64
+    )
+    return part
+
+
+def _images(
+    table: pa.Table, number: int, study: np.ndarray, views: Sequence[str]
+) -> dict[str, np.ndarray]:
+    rows, counts = _flat(table["image_rows"], np.int64)
+    names = _flat_list(table["image_views"])
+    view = np.array(names, "U8") if names else np.zeros(0, "U8")
+    labels = _flat(table["image_labels"], np.int8)[0].reshape(-1, K)
+    keep = np.isin(view, list(views)) if views else np.ones(len(rows), bool)
+    return {
+        "image_dataset_I": np.full(keep.sum(), number, np.int32),
+        "image_row_I": rows[keep],
+        "image_study_I": np.repeat(study, counts)[keep],
+        "image_view_I": view[keep],
+        "image_labels_Ix14": labels[keep],
+    }
+
+
+def _reports(
+    dataset: Dataset,
+    table: pa.Table,
+    number: int,
+    study: np.ndarray,
+    sections: Sequence[str],
+) -> dict:
+    all_rows = table["report_row"].to_numpy()
+    has = all_rows >= 0
+    rows = all_rows[has]
+    counts = table["n_sentences"].to_numpy().astype(np.int64)[has]
+    codes = _flat(table["sentence_labels"], np.int8)[0].reshape(-1, K)
+    numbers = np.arange(len(codes)) - np.repeat(np.cumsum(counts) - counts, counts)
+    without = 0
+    if sections and len(rows):
+        keep, without = _in_sections(dataset, rows, counts, sections)
+        owner = np.repeat(np.arange(len(rows)), counts)[keep]
+        counts = np.bincount(owner, minlength=len(rows))
+        codes, numbers = codes[keep], numbers[keep]
+    return {
+        "report_dataset_R": np.full(len(rows), number, np.int32),
+        "report_row_R": rows,
+        "report_study_R": study[has],
+        "report_labels_Rx14": _flat(table["report_labels"], np.int8)[0].reshape(-1, K),
+        "report_count_R": counts,
+        "sentence_number_S": numbers,
+        "sentence_labels_Sx14": codes,
+        "reports_without_sections": without,
+    }
+
+
+def _in_sections(
+    dataset: Dataset, rows: np.ndarray, counts: np.ndarray, sections: Sequence[str]
+) -> tuple[np.ndarray, int]:
+    """Which sentences stand in the sections: a pass over the split's reports."""
+    wanted, parts, without = frozenset(sections), [], 0
+    for row, count in zip(rows, counts):
+        names = dataset.reports[row]["sentence_sections"] if count else []
+        inside = np.array([name in wanted for name in names], bool)
+        if count and not inside.any():
+            without += 1
+            inside[:] = True
+        parts.append(inside)
+    return np.concatenate(parts), without
+
+
+def _share(dataset: str, patient: str) -> float:
+    digest = zlib.crc32(f"{dataset}/{patient}".encode())
+    return ((digest * 0x9E3779B1) & 0xFFFFFFFF) / 2**32
+
+
+def _flat(column: pa.ChunkedArray, dtype: type) -> tuple[np.ndarray, np.ndarray]:
+    """A list column as (all values, length of each row)."""
+    counts = pc.list_value_length(column).to_numpy().astype(np.int64)
+    values = pc.list_flatten(column).to_numpy().astype(dtype)
+    return values, counts
+
+
+def _flat_list(column: pa.ChunkedArray) -> list[str]:
+    return pc.list_flatten(column).to_pylist()

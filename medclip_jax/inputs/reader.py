@@ -1,0 +1,271 @@
+"""Shards -> training batches. `batch(step)` is the batch of a step: the state of the
+input is the step, and what it gives does not depend on how many hosts ask.
+
+A host makes the rows [p * n, (p + 1) * n) of the global batch, so that the batches
+of all processes, joined in their order, are the batch of one process, bit for bit.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+
+from data_pipelines.records import Dataset
+from medclip_jax.errors import UserError
+from medclip_jax.inputs import catalog as catalogs
+from medclip_jax.inputs import draw, images, samplers, views
+from medclip_jax.inputs.options import DataOptions
+from medclip_jax.inputs.stores import FilmStore, TextStore
+from medclip_jax.inputs.tokens import TokenCache, Tokenizer, train_wordpiece
+
+Batch = dict[str, Any]
+FRONTAL = ("AP", "PA")
+_TOKEN_CACHE_BYTES = 256 << 20
+# What changes how fast batches come, and not what is in them.
+_SPEED_ONLY = ("prefetch", "workers", "cache_bytes", "max_bad_rate")
+
+
+class TrainInput:
+    """Batches of a training run, by step.
+
+    Args:
+      data_dir: folder of prepared datasets, or open datasets.
+      data_config: `config.data`.
+      tokenizer: see `tokens`.
+      seed: of the run.
+      global_batch: images a step over all processes.
+      process_index: this process.
+      process_count: all processes.
+
+    Raises:
+      UserError: no data for the view, a batch larger than the data, or one that the
+        processes do not divide.
+    """
+
+    def __init__(
+        self,
+        data_dir: str | Path | Sequence[Dataset],
+        data_config: Mapping[str, Any] | DataOptions,
+        tokenizer: Tokenizer,
+        seed: int,
+        global_batch: int,
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
+        self.options = DataOptions.of(data_config)
+        self.seed = seed
+        self._datasets = catalogs.open_datasets(data_dir, self.options.datasets)
+        self.catalog = open_catalog(self._datasets, self.options)
+        self.view = samplers.make(self.catalog, self.options, seed)
+        ratio = self.options.unpaired.texts_per_image
+        is_decoupled = isinstance(self.view, samplers.Decoupled)
+        self.n_images = global_batch
+        self.n_texts = round(global_batch * ratio) if is_decoupled else global_batch
+        self._check_sizes(process_count)
+        self._process = (process_index, process_count)
+        self._films = FilmStore(
+            self._datasets,
+            self.catalog,
+            self.options.image_size,
+            self.options.crop_from,
+            self.options.cache_bytes,
+            self.options.max_bad_rate,
+        )
+        self._texts = TextStore(self._datasets, self.catalog)
+        self._tokens = TokenCache(
+            tokenizer, self.options.text_length, _TOKEN_CACHE_BYTES
+        )
+        self.fingerprint = self._fingerprint(tokenizer)
+
+    def batch(self, step: int) -> Batch:
+        """This process's part of the batch of a step; a pure function of the step.
+
+        Returns:
+          films: {"current_BxHxWx1": uint8}; texts: ids_BxT, mask_BxT, word_ids_BxT
+          int32; image_labels_Nx14, text_labels_Mx14: int8 raw codes;
+          image_weight_N, text_weight_M: float32, 0 for what is absent or bad.
+        """
+        rows = self.view.rows(
+            self._positions(step, self.n_images), self._positions(step, self.n_texts)
+        )
+        films, good_N = self._read_films(rows)
+        text_labels, has_text_M = self._text_labels(rows)
+        if self.view.is_paired:  # a pair without its film is no anchor, no negative
+            good_N = has_text_M = good_N & has_text_M
+        keys = [
+            (int(report), self._number(sentence)) if report >= 0 else None
+            for report, sentence in zip(rows.report_M, rows.sentence_M)
+        ]
+        return {
+            "films": {"current_BxHxWx1": films},
+            "texts": self._tokens.encode(keys, self._texts.read),
+            "image_labels_Nx14": self.catalog.image_labels_Ix14[rows.image_N],
+            "text_labels_Mx14": text_labels,
+            "image_weight_N": good_N.astype(np.float32),
+            "text_weight_M": has_text_M.astype(np.float32),
+        }
+
+    def prefetch(self, start_step: int = 0) -> Iterator[tuple[int, Batch]]:
+        """(step, batch) from a step on, made ahead by threads, in order."""
+        steps = grain.MapDataset.range(start_step, 2**62)
+        ahead = steps.map(lambda step: (int(step), self.batch(int(step))))
+        options = grain.ReadOptions(
+            num_threads=self.options.workers,
+            prefetch_buffer_size=max(self.options.prefetch, self.options.workers),
+        )
+        return iter(ahead.to_iter_dataset(options))
+
+    def describe(self) -> str:
+        """What is read, in a few lines: sizes, streams, and the RAM it will take."""
+        options = self.options
+        ahead = max(options.prefetch, options.workers) + 1
+        films = min(options.cache_bytes, self._n_film_bytes())
+        names = ", ".join(
+            f"{dataset.name} ({len(dataset.images)} films, "
+            f"{len(dataset.reports)} reports)"
+            for dataset in self._datasets
+        )
+        lines = [
+            f"data: {names}; split {options.train_split}",
+            f"view {options.view}: {self.view.describe()}",
+            (
+                f"batch: {self.n_images} films of {options.image_size} px, "
+                f"{self.n_texts} texts of {options.text_length} tokens, over "
+                f"{self._process[1]} process(es)"
+            ),
+            (
+                f"RAM of this process, at most: films {films / 2**20:.0f} MiB, "
+                f"{ahead} batches ahead {ahead * self._batch_bytes() / 2**20:.0f} MiB, "
+                f"tokens {_TOKEN_CACHE_BYTES / 2**20:.0f} MiB"
+            ),
+        ]
+        if without := self.catalog.reports_without_sections:
+            lines.insert(
+                2,
+                f"{without} reports have none of the sections "
+                f"{', '.join(options.sections)}; all of their sentences are used",
+            )
+        return "\n".join(lines)
+
+    # -- parts of a batch ---------------------------------------------------------
+
+    def _positions(self, step: int, size: int) -> np.ndarray:
+        index, count = self._process
+        local = size // count
+        return step * size + index * local + np.arange(local, dtype=np.int64)
+
+    def _read_films(self, rows: samplers.Rows) -> tuple[np.ndarray, np.ndarray]:
+        size, area_min = self.options.image_size, self.options.augment.crop_area_min
+        films = np.zeros((len(rows.image_N), size, size, 1), np.uint8)
+        good = np.zeros(len(rows.image_N), bool)
+        draws = np.stack(
+            [
+                draw.uniform(self.seed, name, rows.image_positions_N)
+                for name in ("crop top", "crop left", "crop area")
+            ],
+            axis=1,
+        )
+        for row, image in enumerate(rows.image_N):
+            film = self._films.film(int(image))
+            if film is not None:
+                films[row, ..., 0] = images.crop(film, size, draws[row], area_min)
+                good[row] = True
+        return films, good
+
+    def _text_labels(self, rows: samplers.Rows) -> tuple[np.ndarray, np.ndarray]:
+        sentence, report = rows.sentence_M, rows.report_M
+        labels = np.full((len(report), catalogs.K), catalogs.NOT_GIVEN, np.int8)
+        whole = (sentence < 0) & (report >= 0)
+        labels[sentence >= 0] = self.catalog.sentence_labels_Sx14[
+            sentence[sentence >= 0]
+        ]
+        labels[whole] = self.catalog.report_labels_Rx14[report[whole]]
+        has_text = report >= 0
+        if self.view.fills_no_finding:
+            labels[has_text] = views.no_finding_where_unknown(labels[has_text])
+        return labels, has_text
+
+    def _number(self, sentence: int) -> int:
+        return int(self.catalog.sentence_number_S[sentence]) if sentence >= 0 else -1
+
+    # -- checks and sums ----------------------------------------------------------
+
+    def _check_sizes(self, process_count: int) -> None:
+        for what, size, have in (
+            ("images", self.n_images, self.view.n_images),
+            ("texts", self.n_texts, self.view.n_texts),
+        ):
+            if size < 1 or size % process_count:
+                raise UserError(
+                    f"a step takes {size} {what}, which {process_count} processes do "
+                    "not divide: change config.train.batch_size or "
+                    "config.data.unpaired.texts_per_image"
+                )
+            if size > have:
+                raise UserError(
+                    f"a step takes {size} {what} (config.train.batch_size), but view "
+                    f"{self.options.view!r} has only {have}: lower the batch size or "
+                    "prepare more data"
+                )
+
+    def _fingerprint(self, tokenizer: Tokenizer) -> str:
+        options = dataclasses.asdict(self.options)
+        facts = {
+            "datasets": [(d.name, d.fingerprint) for d in self._datasets],
+            "options": {k: v for k, v in options.items() if k not in _SPEED_ONLY},
+            "tokenizer": tokenizer.fingerprint,
+            "seed": self.seed,
+            "batch": [self.n_images, self.n_texts],
+        }
+        text = json.dumps(facts, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _n_film_bytes(self) -> int:
+        return len(self.catalog.image_row_I) * self.options.crop_from**2
+
+    def _batch_bytes(self) -> int:
+        count = self._process[1]
+        films = self.n_images * self.options.image_size**2
+        return (films + self.n_texts * self.options.text_length * 12) // count
+
+
+def open_catalog(datasets: list, options: DataOptions) -> catalogs.Catalog:
+    """The catalog of the training split under the options' filters."""
+    wanted = options.views or (FRONTAL if options.frontal_only else ())
+    return catalogs.build(datasets, options.train_split, wanted, options.sections)
+
+
+def make_tokenizer(
+    data_dir: str | Path | Sequence[Dataset],
+    data_config: Mapping[str, Any] | DataOptions,
+    name: str = "",
+) -> Tokenizer:
+    """The tokenizer of a run: a saved one by name, or trained on the training texts.
+
+    Args:
+      data_dir: folder of prepared datasets, or open datasets.
+      data_config: `config.data`.
+      name: folder or hub name; empty trains WordPiece on the sentences of the
+        training split.
+
+    Raises:
+      UserError: no such tokenizer, or no text to train on.
+    """
+    if name:
+        return Tokenizer.load(name)
+    options = DataOptions.of(data_config)
+    datasets = catalogs.open_datasets(data_dir, options.datasets)
+    catalog = open_catalog(datasets, options)
+    texts = TextStore(datasets, catalog)
+    corpus: list[str] = []
+    patients: list[str] = []
+    for report in np.flatnonzero(catalog.report_count_R):
+        text, patient = texts.whole(int(report))
+        corpus.append(text)
+        patients.append(patient)
+    return train_wordpiece(corpus, patients, options.vocab_size, options.min_patients)
