@@ -91,6 +91,7 @@ def five_class_rows(
     *,
     draws: int = DRAWS,
     per_class: int = DEFAULT_PER_CLASS,
+    pooling: str = "mean",
     seed: int = 0,
 ) -> list[Row]:
     """Rows of the protocol `zero_shot_five`, the headline first.
@@ -103,17 +104,19 @@ def five_class_rows(
       dataset: name for the rows.
       draws: prompt draws; a figure is the mean over them, `std` the deviation.
       per_class: prompts a draw takes of each class.
+      pooling: how the method makes one of a class's prompts, "mean" or "max".
       seed: seed of draws and bootstrap.
 
     Returns:
-      Accuracy with the mean of the drawn prompts' logits, with macro F1 and AUROC;
-      accuracy with their maximum; accuracy with all prompts at once.
+      Accuracy with the method's pooling, with AUROC and macro F1; accuracy with the
+      other pooling; accuracy with all prompts at once.
     """
     chance = 1 / len(prompts)
+    other = "max" if pooling == "mean" else "mean"
     rows = []
-    for pooling, suffix in (("mean", ""), ("max", "/max_prompt")):
+    for way, suffix in ((pooling, ""), (other, f"/{other}_prompt")):
         drawn = [
-            drawn_scores(of, prompts, pooling, draws, per_class, seed)
+            drawn_scores(of, prompts, way, draws, per_class, seed)
             for of in (logits.trained, logits.untrained)
         ]
         right = [scores.argmax(axis=2) == classes for scores in drawn]
@@ -127,13 +130,13 @@ def five_class_rows(
                 chance,
                 seed=seed,
                 std=float(right[0].mean(axis=1).std()),
-                note=f"{pooling} of {per_class} prompts a class, {draws} draws",
+                note=f"{way} of {per_class} prompts a class, {draws} draws",
             )
         )
-        if pooling == "mean":
+        if way == pooling:
             rows += _macro_rows(drawn, classes, patients, dataset, chance, seed)
     everything = [
-        class_scores(of, list(columns_of(prompts).values()))
+        class_scores(of, list(columns_of(prompts).values()), pooling)
         for of in (logits.trained, logits.untrained)
     ]
     rows.append(
@@ -145,7 +148,7 @@ def five_class_rows(
             patients,
             chance,
             seed=seed,
-            note="mean of all prompts, no draw",
+            note=f"{pooling} of all prompts, no draw",
         )
     )
     return rows
