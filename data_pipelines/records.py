@@ -1,0 +1,348 @@
+"""What a shard holds, and how it is read. The reader shares only this with the writer.
+
+A prepared dataset is one folder:
+
+    images/            films, one record each (TFDS, ArrayRecord); absent if none
+    reports/           reports, one record each (TFDS, ArrayRecord); absent if none
+    studies.parquet    one row a study: patient -> studies in order -> rows of the two
+    fingerprint.json   schema version, content hash, counts, how it was made
+    rejected.csv       what was left out, and why
+    warnings.csv       what was kept, and what is odd about it
+
+A row number counts through the TFDS splits in the order train, validate, test, shard
+by shard. Images and reports are joined by the row numbers of the study table, which
+are assigned after the shards are written; `open_dataset` checks ids at sampled rows.
+
+Importing this module imports neither TFDS nor anything heavy; reading imports TFDS
+(which needs no TensorFlow for this) and never jax, Beam or TensorFlow.
+"""
+
+import dataclasses
+import functools
+import json
+import operator
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_pipelines.findings import FINDINGS, SPLITS
+from medclip_jax.errors import UserError
+
+SCHEMA_VERSION = 1
+
+LABEL_SOURCES: tuple[str, ...] = ("columns", "label_map", "report", "none")
+"""Where a film's 14 labels come from, in the order of precedence."""
+
+IMAGE_FIELDS: dict[str, str] = {
+    "dataset": "text",
+    "image_id": "text",
+    "patient_id": "text",
+    "study_id": "text",
+    "split": "text",  # findings.SPLITS
+    "view": "text",  # findings.VIEWS
+    "time": "int64",  # seconds, comparable within a patient; -1 unknown
+    "study_index": "int32",  # the source's own order of studies; -1 not given
+    "film": "bytes",  # JPEG, 8-bit gray
+    "height": "int32",  # of the stored film
+    "width": "int32",
+    "original_height": "int32",
+    "original_width": "int32",
+    "bit_depth": "int32",  # of the source pixels
+    "inverted": "bool",  # the polarity was inverted when converting
+    "sex": "text",  # "M", "F" or ""
+    "age": "float32",  # years, -1 unknown
+    "labels": "labels",  # 1, 0, -1 uncertain, -2 not given
+    "label_source": "text",  # LABEL_SOURCES
+    "boxes": "boxes",  # x, y, width, height in original pixels
+    "box_findings": "int8s",  # index into FINDINGS
+    "masks": "texts",  # run-length strings
+    "license": "text",
+    "credit": "text",
+}
+REPORT_FIELDS: dict[str, str] = {
+    "dataset": "text",
+    "study_id": "text",
+    "patient_id": "text",
+    "split": "text",
+    "time": "int64",
+    "study_index": "int32",
+    "section_names": "texts",
+    "section_texts": "texts",
+    "sentences": "texts",
+    "sentence_sections": "texts",  # the section's name, for each sentence
+    "sentence_labels": "labels_of_each",
+    "labels": "labels",
+    "license": "text",
+    "credit": "text",
+}
+FIELDS = {"images": IMAGE_FIELDS, "reports": REPORT_FIELDS}
+
+TABLE_SCHEMA = pa.schema(
+    [
+        ("dataset", pa.string()),
+        ("patient_id", pa.string()),
+        ("study_id", pa.string()),
+        ("split", pa.string()),
+        ("time", pa.int64()),
+        ("study_index", pa.int64()),  # 0, 1, ... in the order of time
+        ("image_rows", pa.list_(pa.int64())),
+        ("image_ids", pa.list_(pa.string())),
+        ("image_views", pa.list_(pa.string())),
+        ("image_labels", pa.list_(pa.int8())),  # 14 an image, one after another
+        ("report_row", pa.int64()),  # -1: the study has no report
+        ("n_sentences", pa.int32()),
+        ("sentence_labels", pa.list_(pa.int8())),  # 14 a sentence
+        ("report_labels", pa.list_(pa.int8())),  # 14, or empty without a report
+    ]
+)
+
+
+@functools.cache
+def features(kind: str):
+    """The TFDS features of a kind of record.
+
+    Args:
+      kind: "images" or "reports".
+
+    Returns:
+      A `tfds.features.FeaturesDict`, made of features that need no TensorFlow.
+    """
+    from tensorflow_datasets import features as tfds_features
+
+    n = len(FINDINGS)
+    tensor = tfds_features.Tensor
+    made = {
+        "text": lambda: tfds_features.Text(),
+        "texts": lambda: tfds_features.Sequence(tfds_features.Text()),
+        "bytes": lambda: tensor(shape=(), dtype=np.object_),
+        "bool": lambda: tensor(shape=(), dtype=np.bool_),
+        "int32": lambda: tensor(shape=(), dtype=np.int32),
+        "int64": lambda: tensor(shape=(), dtype=np.int64),
+        "float32": lambda: tensor(shape=(), dtype=np.float32),
+        "labels": lambda: tensor(shape=(n,), dtype=np.int8),
+        "labels_of_each": lambda: tensor(shape=(None, n), dtype=np.int8),
+        "int8s": lambda: tensor(shape=(None,), dtype=np.int8),
+        "boxes": lambda: tensor(shape=(None, 4), dtype=np.float32),
+    }
+    return tfds_features.FeaturesDict({k: made[t]() for k, t in FIELDS[kind].items()})
+
+
+def parse(kind: str, serialized: bytes) -> dict[str, Any]:
+    """Parses one serialized record.
+
+    Args:
+      kind: "images" or "reports".
+      serialized: a `tf.train.Example`, as stored.
+
+    Returns:
+      Field name to str, list of str, bytes, number or array, as in `FIELDS`.
+    """
+    raw = features(kind).deserialize_example_np(serialized)
+    record: dict[str, Any] = {}
+    for name, form in FIELDS[kind].items():
+        value = raw[name]
+        if form == "text":
+            value = value.decode() if isinstance(value, bytes) else str(value)
+        elif form == "texts":
+            value = [v.decode() if isinstance(v, bytes) else str(v) for v in value]
+        elif form == "labels_of_each":
+            value = np.asarray(value, np.int8).reshape(-1, len(FINDINGS))
+        elif form == "boxes":
+            value = np.asarray(value, np.float32).reshape(-1, 4)
+        elif form == "int8s":
+            value = np.asarray(value, np.int8).reshape(-1)
+        elif form in ("int32", "int64"):
+            value = int(value)
+        elif form == "float32":
+            value = float(value)
+        elif form == "bool":
+            value = bool(value)
+        record[name] = value
+    return record
+
+
+class Records(Sequence):
+    """The records of one kind, by row: random access, thread-safe, picklable."""
+
+    def __init__(self, kind: str, folder: Path):
+        import tensorflow_datasets as tfds
+        from array_record.python import array_record_data_source
+
+        self.kind = kind
+        splits = tfds.builder_from_directory(folder).info.splits
+        instructions = [
+            instruction
+            for split in SPLITS
+            if split in splits
+            for instruction in splits[split].file_instructions
+        ]
+        self._source = array_record_data_source.ArrayRecordDataSource(instructions)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, row):
+        row = operator.index(row)
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)} {self.kind}")
+        return parse(self.kind, self._source[row])
+
+    def __repr__(self) -> str:
+        return f"Records({self.kind!r}, {len(self)} rows)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A prepared dataset, opened for reading."""
+
+    name: str
+    path: str
+    images: Sequence[dict]
+    reports: Sequence[dict]
+    table: pa.Table
+    fingerprint: str
+
+
+def find_datasets(data_dir: str | Path) -> list[str]:
+    """Finds the prepared datasets below a folder, or the folder itself if it is one.
+
+    Args:
+      data_dir: a folder that `medclip-jax prepare --out` was given, or one dataset.
+
+    Returns:
+      Sorted paths.
+
+    Raises:
+      UserError: the folder is absent or holds no prepared dataset.
+    """
+    root = Path(data_dir)
+    if not root.is_dir():
+        raise UserError(
+            f"expected a folder of prepared datasets, found nothing at {root}; "
+            "make one with `medclip-jax prepare --out`"
+        )
+    if (root / "fingerprint.json").is_file():
+        return [str(root)]
+    found = sorted(
+        str(child)
+        for child in root.iterdir()
+        if not child.name.startswith(".") and (child / "fingerprint.json").is_file()
+    )
+    if not found:
+        raise UserError(
+            f"expected prepared datasets in {root}, found none (no "
+            "*/fingerprint.json); make one with `medclip-jax prepare --out`"
+        )
+    return found
+
+
+def open_dataset(path: str | Path) -> Dataset:
+    """Opens a prepared dataset and checks that its parts belong together.
+
+    Args:
+      path: the folder of one dataset.
+
+    Returns:
+      The dataset; `images[row]` and `reports[row]` give records as dicts.
+
+    Raises:
+      UserError: no dataset there, made for another schema, or the study table and
+        the shards disagree (the first difference is named).
+    """
+    path = Path(path)
+    try:
+        about = json.loads((path / "fingerprint.json").read_text())
+    except (OSError, ValueError):
+        raise UserError(
+            f"expected a prepared dataset at {path}, found no readable "
+            "fingerprint.json; make one with `medclip-jax prepare`"
+        ) from None
+    if about.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(
+            f"{path} was made for record schema {about.get('schema_version')}, this "
+            f"program reads schema {SCHEMA_VERSION}; prepare it again with "
+            "`medclip-jax prepare --overwrite`"
+        )
+    table = _read_table(path)
+    stored = {
+        kind: Records(kind, path / kind) if (path / kind).is_dir() else ()
+        for kind in FIELDS
+    }
+    dataset = Dataset(
+        about["name"],
+        str(path),
+        stored["images"],
+        stored["reports"],
+        table,
+        about["fingerprint"],
+    )
+    _check_counts(dataset, about)
+    check_joins(dataset, np.linspace(0, table.num_rows - 1, 8).astype(int))
+    return dataset
+
+
+def _read_table(path: Path) -> pa.Table:
+    try:
+        table = pq.read_table(path / "studies.parquet")
+    except (OSError, pa.ArrowInvalid):
+        raise UserError(
+            f"{path}/studies.parquet is missing or damaged; prepare the dataset again"
+        ) from None
+    if not table.schema.equals(TABLE_SCHEMA):
+        raise UserError(
+            f"{path}/studies.parquet has other columns than this program writes; "
+            "prepare the dataset again"
+        )
+    return table
+
+
+def _check_counts(dataset: Dataset, about: dict) -> None:
+    for kind, stored in (("images", dataset.images), ("reports", dataset.reports)):
+        if len(stored) != about[kind]:
+            raise UserError(
+                f"{dataset.path}: fingerprint.json names {about[kind]} {kind}, the "
+                f"shards hold {len(stored)}; the folder is a mixture of two builds or "
+                "an incomplete copy: copy it again, or prepare it again"
+            )
+    if dataset.table.num_rows != about["studies"]:
+        raise UserError(
+            f"{dataset.path}: fingerprint.json names {about['studies']} studies, "
+            f"studies.parquet holds {dataset.table.num_rows}; prepare it again"
+        )
+
+
+def check_joins(dataset: Dataset, studies: Sequence[int] | np.ndarray) -> None:
+    """Compares the ids in the study table with those in the shards.
+
+    Args:
+      dataset: an opened dataset.
+      studies: rows of the study table to check.
+
+    Raises:
+      UserError: names the first row where they differ.
+    """
+    for study in dict.fromkeys(int(s) for s in studies):
+        row = dataset.table.slice(study, 1).to_pylist()[0]
+        for image_row, image_id in zip(row["image_rows"], row["image_ids"]):
+            _check_row(dataset, "images", image_row, row, ("image_id", image_id))
+        if row["report_row"] >= 0:
+            _check_row(dataset, "reports", row["report_row"], row, None)
+
+
+def _check_row(
+    dataset: Dataset, kind: str, at: int, study: dict, also: tuple[str, str] | None
+) -> None:
+    stored: Sequence[dict] = getattr(dataset, kind)
+    record = stored[at] if at < len(stored) else {}
+    wanted = [(k, study[k]) for k in ("study_id", "patient_id", "split")]
+    for field, value in [*wanted, *([also] if also else [])]:
+        if record.get(field) != value:
+            raise UserError(
+                f"{dataset.path}: studies.parquet expects {field} {value!r} at row "
+                f"{at} of {kind}, the shards hold {record.get(field)!r}; table and "
+                "shards are of two builds: prepare the dataset again"
+            )
