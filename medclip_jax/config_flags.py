@@ -24,6 +24,7 @@ FREE_KEYS = (
     "data.prefetch",
     "data.workers",
     "mesh.",
+    "model.text.vocab_size",  # follows from the tokenizer
     "train.eval_every_steps",
     "train.eval_examples",
     "train.log_every_steps",

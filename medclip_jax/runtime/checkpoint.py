@@ -5,12 +5,11 @@ must know to go on, e.g. the metrics of S). A save that was cut short leaves a f
 that Orbax never lists, so it is never picked up.
 """
 
-import json
 import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import orbax.checkpoint as ocp
@@ -205,13 +204,25 @@ class Checkpoints:
         _report(step, variables, time.perf_counter() - started)
         return variables
 
+    def delete(self, step: int) -> None:
+        """Deletes a step, e.g. to save it again with its metrics."""
+        self.wait()
+        self._manager.delete(step)
+
     def wait(self) -> None:
         """Until every save is on disk; raises what went wrong in one."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
+        """Waits for every save, then ends; always call it before leaving."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _check_step(self, step: int) -> None:
         if step not in self.steps():
@@ -267,10 +278,3 @@ def _check_real(tree: Any) -> None:
 def _report(step: int, tree: Any, seconds: float) -> None:
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
     log.info("restored step %d: %.1f MB in %.1f s", step, size / 1e6, seconds)
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Writes a file at once: a reader sees the old one or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n")
-    temporary.replace(path)

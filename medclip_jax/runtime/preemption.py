@@ -9,6 +9,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+# Asking all processes costs a small collective and a wait for the device.
+ASK_EVERY_STEPS = 10
+
 
 class Preempted(Exception):
     """Raised out of an evaluator, to save at once."""
@@ -55,6 +58,16 @@ class Preemption:
         flags = multihost_utils.process_allgather(np.int32(self.requested))
         self.requested = bool(np.any(flags))
         return self.requested
+
+    def agreed_at(self, step: int) -> bool:
+        """As `agreed`, but several processes ask each other only now and then.
+
+        Args:
+          step: the same on all processes when they call this.
+        """
+        if jax.process_count() > 1 and step % ASK_EVERY_STEPS:
+            return False
+        return self.agreed()
 
     def check(self) -> None:
         """Raises `Preempted` when `agreed`; for the inside of evaluators."""
