@@ -29,12 +29,14 @@ class Catalog:
       image_dataset_I, image_row_I: where the record is.
       image_study_I: index of its study.
       image_view_I: view names.
+      image_id_I: ids, strings.
       image_labels_Ix14: int8 raw codes.
       report_dataset_R, report_row_R, report_study_R: as for the images.
       report_labels_Rx14: int8 raw codes.
       report_first_R, report_count_R: its sentences are [first, first + count).
       sentence_report_S, sentence_number_S: which sentence of which report.
       sentence_labels_Sx14: int8 raw codes.
+      study_id_Q, study_patient_Q, study_dataset_Q: ids and names, strings.
       study_report_Q: index of the study's report, -1 none.
       study_share_Q: float in [0, 1), a hash of the patient: what `paired_fraction`
         is compared with.
@@ -46,6 +48,7 @@ class Catalog:
     image_row_I: np.ndarray
     image_study_I: np.ndarray
     image_view_I: np.ndarray
+    image_id_I: np.ndarray
     image_labels_Ix14: np.ndarray
     report_dataset_R: np.ndarray
     report_row_R: np.ndarray
@@ -56,6 +59,9 @@ class Catalog:
     sentence_report_S: np.ndarray
     sentence_number_S: np.ndarray
     sentence_labels_Sx14: np.ndarray
+    study_id_Q: np.ndarray
+    study_patient_Q: np.ndarray
+    study_dataset_Q: np.ndarray
     study_report_Q: np.ndarray
     study_share_Q: np.ndarray
     reports_without_sections: int
@@ -150,18 +156,21 @@ def _one(
     patients = table["patient_id"].to_pylist()
     part = _images(table, number, study, views)
     part |= _reports(dataset, table, number, study, sections)
-    part["study_share_Q"] = np.array(
-        [_share(dataset.name, patient) for patient in patients], np.float64
-    )
-    return part
+    shares = [_share(dataset.name, patient) for patient in patients]
+    return part | {
+        "study_id_Q": np.array(table["study_id"].to_pylist(), object),
+        "study_patient_Q": np.array(patients, object),
+        "study_dataset_Q": np.full(len(study), dataset.name, object),
+        "study_share_Q": np.array(shares, np.float64),
+    }
 
 
 def _images(
     table: pa.Table, number: int, study: np.ndarray, views: Sequence[str]
 ) -> dict[str, np.ndarray]:
     rows, counts = _flat(table["image_rows"], np.int64)
-    names = _flat_list(table["image_views"])
-    view = np.array(names, "U8") if names else np.zeros(0, "U8")
+    view = np.array(_flat_list(table["image_views"]), "U8")
+    ids = np.array(_flat_list(table["image_ids"]), object)
     labels = _flat(table["image_labels"], np.int8)[0].reshape(-1, K)
     keep = np.isin(view, list(views)) if views else np.ones(len(rows), bool)
     return {
@@ -169,6 +178,7 @@ def _images(
         "image_row_I": rows[keep],
         "image_study_I": np.repeat(study, counts)[keep],
         "image_view_I": view[keep],
+        "image_id_I": ids[keep],
         "image_labels_Ix14": labels[keep],
     }
 

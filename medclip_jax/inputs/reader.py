@@ -262,10 +262,11 @@ def make_tokenizer(
     datasets = catalogs.open_datasets(data_dir, options.datasets)
     catalog = open_catalog(datasets, options)
     texts = TextStore(datasets, catalog)
-    corpus: list[str] = []
-    patients: list[str] = []
-    for report in np.flatnonzero(catalog.report_count_R):
-        text, patient = texts.whole(int(report))
-        corpus.append(text)
-        patients.append(patient)
-    return train_wordpiece(corpus, patients, options.vocab_size, options.min_patients)
+    reports = np.flatnonzero(catalog.report_count_R)
+    studies = catalog.report_study_R[reports]
+    return train_wordpiece(
+        (texts.read((int(report), -1)) for report in reports),
+        catalog.study_dataset_Q[studies] + "/" + catalog.study_patient_Q[studies],
+        options.vocab_size,
+        options.min_patients,
+    )

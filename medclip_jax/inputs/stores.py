@@ -75,13 +75,12 @@ class FilmStore:
             self._count(bad=False)
             return held
         dataset = self._datasets[self._catalog.image_dataset_I[index]]
-        record = dataset.images[int(self._catalog.image_row_I[index])]
+        data = dataset.images[int(self._catalog.image_row_I[index])]["film"]
         try:
-            film = images.training_film(
-                record["film"], self._image_size, self._crop_from
-            )
+            film = images.training_film(data, self._image_size, self._crop_from)
         except images.BadFilm as error:
-            self._note_bad(index, f"{dataset.name}/{record['image_id']}", error)
+            name = f"{dataset.name}/{self._catalog.image_id_I[index]}"
+            self._note_bad(index, name, error)
             return None
         self._count(bad=False)
         with self._lock:
@@ -128,21 +127,15 @@ class TextStore:
         """
         report, number = key
         if number < 0:
-            return self.whole(report)[0]
+            return " ".join(self.kept(report))
         return self._record(report)["sentences"][number]
 
-    def whole(self, report: int) -> tuple[str, str]:
-        """The kept sentences of a report, joined, and its patient.
-
-        Returns:
-          (text, patient); patients are unique over datasets.
-        """
-        record = self._record(report)
+    def kept(self, report: int) -> list[str]:
+        """The sentences of a report that the catalog kept."""
+        sentences = self._record(report)["sentences"]
         first = self._catalog.report_first_R[report]
         last = first + self._catalog.report_count_R[report]
-        kept = self._catalog.sentence_number_S[first:last]
-        text = " ".join(record["sentences"][number] for number in kept)
-        return text, f"{record['dataset']}/{record['patient_id']}"
+        return [sentences[n] for n in self._catalog.sentence_number_S[first:last]]
 
     def _record(self, report: int) -> dict:
         dataset = self._datasets[self._catalog.report_dataset_R[report]]
