@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
+from medclip_jax.errors import UserError
 from medclip_jax.methods.interface import (
     ImageEmbedding,
     Method,
@@ -123,7 +124,11 @@ class Embedder:
     def logits(
         self, variables: Variables, images: ImageEmbedding, texts: TextEmbedding
     ) -> np.ndarray:
-        """logits_NxM of all images with all texts, computed block by block."""
+        """logits_NxM of all images with all texts, computed block by block.
+
+        Raises:
+          UserError: when a logit is not finite; ranking such logits means nothing.
+        """
         score = self._jit(self._method.score, _mesh_of(variables))
         blocks = []
         for rows in _blocks(images, self.batch_size):
@@ -134,7 +139,15 @@ class Embedder:
                 for columns in _blocks(texts, self.batch_size)
             ]
             blocks.append(np.concatenate(parts, axis=1))
-        return np.concatenate(blocks).astype(np.float32)
+        logits_NxM = np.concatenate(blocks).astype(np.float32)
+        if not np.isfinite(logits_NxM).all():
+            bad = int((~np.isfinite(logits_NxM)).sum())
+            raise UserError(
+                f"{bad} of {logits_NxM.size} logits are not finite, so this checkpoint "
+                "cannot be evaluated: expected numbers. Its training diverged; take an "
+                "earlier checkpoint with --step, or train with a lower learning rate"
+            )
+        return logits_NxM
 
     def _embed_films(self, variables: Variables, films_BxHxWx1: jax.Array):
         films = {"current_BxHxWx3": self._normalize(films_BxHxWx1)}

@@ -44,8 +44,18 @@ def make(batch_size=4, **kwargs):
     config.model.text.mlp = 32
     config.model.embed_dim = 16
     method = build(config)
-    init = jax.jit(method.init, static_argnums=1)
-    variables = nn.meta.unbox(init(jax.random.key(0), Spec(32, LENGTH)))
+    # Random values by shape: compiling the initialisers takes longer than the tests.
+    shapes = nn.meta.unbox(
+        jax.eval_shape(
+            lambda key: method.init(key, Spec(32, LENGTH)), jax.random.key(0)
+        )
+    )
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(
+        lambda leaf: jnp.asarray(0.1 * rng.normal(size=leaf.shape), leaf.dtype),
+        shapes,
+    )
+    variables["batch_stats"] = jax.tree.map(jnp.ones_like, variables["batch_stats"])
     embedder = Embedder(method, normalize, HashTokenizer(), LENGTH, batch_size)
     return method, variables, embedder
 
@@ -84,6 +94,14 @@ def test_batches_give_what_one_call_gives():
         logits, method.score(variables, direct, direct_texts), atol=1e-4
     )
     assert images.patches_BxPxC is None and words.words_BxTxC is None
+
+
+def test_logits_that_are_not_finite_are_an_error():
+    _, variables, embedder = make()
+    broken = jax.tree.map(lambda leaf: leaf * np.nan, variables)
+    images = embedder.films(broken, [films(3)])
+    with pytest.raises(UserError, match="not finite"):
+        embedder.logits(broken, images, embedder.texts(broken, ["edema"]))
 
 
 def test_nothing_to_embed_is_an_error():
