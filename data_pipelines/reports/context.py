@@ -90,9 +90,11 @@ def _mark_back(items: list[Item], flags: list[int], at: int, flag: int) -> None:
             found = True
         elif kind in ("and", "or"):
             joined = True
-        elif kind in ("terminator", "negation_backward", "uncertain_backward"):
-            return
-        elif found and (kind == "verb" or (kind == "comma" and not joined)):
+        elif (
+            kind in ("terminator", "negation_backward", "uncertain_backward")
+            or (found and kind == "verb")
+            or (found and kind == "comma" and not joined)
+        ):
             return
 
 
@@ -119,10 +121,10 @@ def _mark_alternatives(items: list[Item], flags: list[int], at: int) -> None:
         right += 1
     if left < 0 or right == len(items):
         return
-    if items[left].kind == items[right].kind == "finding":
-        if not (flags[left] | flags[right]) & (NEGATED | IGNORED):
-            flags[left] |= DOUBTED
-            flags[right] |= DOUBTED
+    both = items[left].kind == items[right].kind == "finding"
+    if both and not (flags[left] | flags[right]) & (NEGATED | IGNORED):
+        flags[left] |= DOUBTED
+        flags[right] |= DOUBTED
 
 
 _FORWARD = {

@@ -25,33 +25,33 @@ def flags_to_code(flags: int, hint: bool = False) -> int | None:
     return UNCERTAIN if hint or flags & DOUBTED else POSITIVE
 
 
+def _read(name: str) -> dict:
+    return tomllib.loads((RULES / name).read_text("utf-8"))
+
+
+def _codes(part: dict) -> dict[str, int]:
+    """State -> code of a part of the body."""
+    keys = {"negative": NEGATIVE, "positive": POSITIVE, "uncertain": UNCERTAIN}
+    return {state: code for key, code in keys.items() for state in part.get(key, ())}
+
+
 class Lexicon:
     """Finds mentions of the 14 findings in a sentence, and what is told of each."""
 
     def __init__(self) -> None:
-        mentions = tomllib.loads((RULES / "mentions.toml").read_text("utf-8"))
         self._table = PhraseTable()
-        for name, entry in mentions["findings"].items():
+        for name, entry in _read("mentions.toml").items():
             finding = FINDINGS.index(name)
             self._table.add("finding", entry["mentions"], ((finding, False),))
             self._table.add("finding", entry.get("hints", ()), ((finding, True),))
-        self._table.add("other", mentions["other"]["mentions"])
-        self._table.add("none", mentions["none"]["mentions"])
+        for kind, phrases in _read("not_findings.toml").items():
+            self._table.add(kind, phrases)
+        structures = _read("structures.toml")
         self._structures = {}
-        for name, entry in mentions["structures"].items():
-            finding = FINDINGS.index(entry["finding"])
-            codes = {
-                state: code
-                for key, code in (
-                    ("negative", NEGATIVE),
-                    ("positive", POSITIVE),
-                    ("uncertain", UNCERTAIN),
-                )
-                for state in entry.get(key, ())
-            }
-            self._structures[name] = (finding, codes)
+        for name, entry in structures["parts"].items():
+            self._structures[name] = (FINDINGS.index(entry["finding"]), _codes(entry))
             self._table.add("structure", entry["phrases"], (name,))
-        for state, phrases in mentions["states"].items():
+        for state, phrases in structures["states"].items():
             self._table.add("state", phrases, (state,))
         context.add_cues(self._table, RULES / "cues.toml")
 

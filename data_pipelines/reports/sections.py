@@ -16,7 +16,9 @@ _WIDE_HEADING = re.compile(
     r"(?:^|\n)[ \t]*([A-Z][A-Z0-9 ()/,&'.\-]*[A-Z0-9)])[ \t]*:(?=\s|$)"
 )
 _UNDERSCORE_LINE = re.compile(r"^[ \t]*_{10,}[ \t]*$", re.MULTILINE)
-_TITLE_LINE = re.compile(r"^\s*(?:FINAL|WET READ|PRELIMINARY)?\s*REPORT\s*\n", re.I)
+_TITLE_LINE = re.compile(
+    r"^\s*(?:FINAL|WET READ|PRELIMINARY)?\s*REPORT\s*\n", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,9 @@ def _headings() -> _Headings:
         exact=exact,
         contains=tuple(table["contains"]),
         views=re.compile("|".join(re.escape(view) for view in table["views"])),
-        any_case=re.compile(rf"(?:^|\n)[ \t]*({any_case})[ \t]*:(?=\s|$)", re.I),
+        any_case=re.compile(
+            rf"(?:^|\n)[ \t]*({any_case})[ \t]*:(?=\s|$)", re.IGNORECASE
+        ),
         label=tuple(table["label"]),
     )
 
@@ -159,10 +163,10 @@ def parse_sections(text: str, official: bool = False) -> dict[str, str]:
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     named = _name_sections(text, _find_headings(text, official), official)
     names = {name for name, _ in named}
-    if named and not names & {"impression", "findings"}:
-        # Without headings there is nothing to cut away but the official rule cuts.
-        if official or named[-1][0] != "full report":
-            _split_last_paragraph(named, official)
+    # Without headings there is nothing to cut away, but the official rule cuts.
+    cut = official or (named and named[-1][0] != "full report")
+    if cut and not names & {"impression", "findings"}:
+        _split_last_paragraph(named, official)
     return {name: body if official else body.strip() for name, body in named}
 
 

@@ -29,7 +29,9 @@ def _words() -> dict[str, frozenset[str]]:
 
 @cache
 def _notification() -> re.Pattern:
-    return re.compile("|".join(map(re.escape, sorted(_words()["notification"]))), re.I)
+    return re.compile(
+        "|".join(map(re.escape, sorted(_words()["notification"]))), re.IGNORECASE
+    )
 
 
 def clean_text(text: str) -> str:
