@@ -21,6 +21,7 @@ BERT_DEMO = {
     "mlp": 256,
     "max_positions": 64,
     "dropout": 0.0,
+    "attention_dropout": 0.0,
 }
 RESNET50 = {"name": "resnet", "stage_sizes": (3, 4, 6, 3), "width": 64}
 RESNET_DEMO = {
