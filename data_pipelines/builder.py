@@ -15,10 +15,11 @@ import io
 import logging
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TextIO
 
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_builder
@@ -201,7 +202,8 @@ def run_jobs(
 ) -> None:
     """Writes the parts that are not there yet, by one Beam pipeline."""
     waiting = [job for job in jobs if parts.load_part(job) is None]
-    with _progress(jobs, kind):
+    log = Path(jobs[0].plan).parent.parent / "beam.log"
+    with _aside(log, beam_runner) as terminal, _progress(jobs, kind, terminal):
         if not waiting:
             return
         for job in waiting:
@@ -228,20 +230,43 @@ def import_beam():
 
 
 @contextlib.contextmanager
-def _progress(jobs: Sequence[parts.Job], kind: str) -> Iterator[None]:
+def _aside(log: Path, beam_runner: Any) -> Iterator[TextIO]:
+    """Sends what local Beam workers say to a file; gives the real stderr.
+
+    Every worker process tells its life at level INFO, which no option changes.
+    """
+    if isinstance(beam_runner, str):  # on a cluster: let the user see it
+        yield sys.stderr
+        return
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with os.fdopen(os.dup(2), "w") as terminal:
+        try:
+            with log.open("ab") as file:
+                os.dup2(file.fileno(), 2)
+            yield terminal
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+@contextlib.contextmanager
+def _progress(jobs: Sequence[parts.Job], kind: str, terminal: TextIO) -> Iterator[None]:
     """A progress bar fed by the small files that the workers leave."""
     totals = {job: Path(job.plan).read_bytes().count(b"\n") for job in jobs}
     stop = threading.Event()
     bar = tqdm(
         total=sum(totals.values()),
         desc=f"  {kind}",
+        file=terminal,
         unit=" records",
         mininterval=0.5,
     )
 
     def poll() -> None:
+        interval = 0.5 if terminal.isatty() else 5.0  # a log file needs few lines
         while True:
-            ended = stop.wait(0.5)
+            ended = stop.wait(interval)
             bar.n = sum(_seen(job, total) for job, total in totals.items())
             bar.refresh()
             if ended:

@@ -147,7 +147,7 @@ def _read_plan(job: Job) -> Iterator[Any]:
 def _guarded(make: Callable[[Any], dict | None], item: Any) -> dict | None:
     try:
         return make(item)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         # The original message could quote report text: only its type goes on.
         raise RuntimeError(
             f"{type(item).__name__} {item.key}: {type(error).__name__} at "
@@ -240,7 +240,7 @@ class _FilmMaker(_Maker):
 class _ReportMaker(_Maker):
     def __init__(self, job: Job):
         super().__init__(job)
-        from data_pipelines.reports import process_report
+        from data_pipelines.reports.extract import process_report
 
         self.process = process_report
 
@@ -252,7 +252,8 @@ class _ReportMaker(_Maker):
             if data is None:
                 return None
             text = data.decode("utf-8", errors="replace")
-        report = self.process(text) if re.search(r"[^\W\d_]", text) else None
+        has_words = re.search(r"[^\W\d_]", text)
+        report = self.process(text, study=item.study_id) if has_words else None
         if report is None or not report.sentences:
             detail = "no sentence found" if report else "not a word"
             self.rejected.append(

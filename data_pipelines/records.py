@@ -134,6 +134,9 @@ def features(kind: str):
 def parse(kind: str, serialized: bytes) -> dict[str, Any]:
     """Parses one serialized record.
 
+    The same as TFDS's `deserialize_example_np`, several times faster: the schema is
+    flat and known.
+
     Args:
       kind: "images" or "reports".
       serialized: a `tf.train.Example`, as stored.
@@ -141,28 +144,34 @@ def parse(kind: str, serialized: bytes) -> dict[str, Any]:
     Returns:
       Field name to str, list of str, bytes, number or array, as in `FIELDS`.
     """
-    raw = features(kind).deserialize_example_np(serialized)
-    record: dict[str, Any] = {}
-    for name, form in FIELDS[kind].items():
-        value = raw[name]
-        if form == "text":
-            value = value.decode() if isinstance(value, bytes) else str(value)
-        elif form == "texts":
-            value = [v.decode() if isinstance(v, bytes) else str(v) for v in value]
-        elif form == "labels_of_each":
-            value = np.asarray(value, np.int8).reshape(-1, len(FINDINGS))
-        elif form == "boxes":
-            value = np.asarray(value, np.float32).reshape(-1, 4)
-        elif form == "int8s":
-            value = np.asarray(value, np.int8).reshape(-1)
-        elif form in ("int32", "int64"):
-            value = int(value)
-        elif form == "float32":
-            value = float(value)
-        elif form == "bool":
-            value = bool(value)
-        record[name] = value
-    return record
+    stored = _example().FromString(serialized).features.feature
+    return {name: _READ[form](stored[name]) for name, form in FIELDS[kind].items()}
+
+
+@functools.cache
+def _example():
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    return tf_example_pb2.Example
+
+
+def _codes(value: Any) -> np.ndarray:
+    return np.array(value.int64_list.value, np.int8)
+
+
+_READ = {
+    "text": lambda v: v.bytes_list.value[0].decode(),
+    "texts": lambda v: [text.decode() for text in v.bytes_list.value],
+    "bytes": lambda v: v.bytes_list.value[0],
+    "bool": lambda v: bool(v.int64_list.value[0]),
+    "int32": lambda v: v.int64_list.value[0],
+    "int64": lambda v: v.int64_list.value[0],
+    "float32": lambda v: v.float_list.value[0],
+    "labels": _codes,
+    "labels_of_each": lambda v: _codes(v).reshape(-1, len(FINDINGS)),
+    "int8s": _codes,
+    "boxes": lambda v: np.array(v.float_list.value, np.float32).reshape(-1, 4),
+}
 
 
 class Records(Sequence):

@@ -179,7 +179,7 @@ def _decode_other(data: bytes) -> Pixels:
         raise
     except Image.DecompressionBombError as error:
         raise BadFilm(BAD_PIXELS, str(error)) from None
-    except Exception as error:  # Pillow's decoders raise many types for bad bytes
+    except Exception as error:  # noqa: BLE001 - Pillow raises many types for bad bytes
         kind = (
             "not an image"
             if isinstance(error, Image.UnidentifiedImageError)
