@@ -1,0 +1,56 @@
+"""Where a fracture lies, and the part of the film that shows it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_pipelines.hospital.anatomy import SIGN, Anatomy
+from data_pipelines.hospital.projection import Frame
+from data_pipelines.hospital.skeleton import clavicle_axis, rib_axis
+from data_pipelines.hospital.state import Finding
+
+_RIBS = {"upper": (3, 5), "middle": (5, 8), "lower": (7, 10)}
+
+
+@dataclass(frozen=True)
+class Break:
+    """One broken bone.
+
+    Attributes:
+        rib: (number, side, place 0..1, displacement mm), or None.
+        clavicle: (side, place 0..1, displacement mm), or None.
+        point: where it is, mm.
+        radius: how far its signs reach, mm.
+    """
+
+    rib: tuple | None
+    clavicle: tuple | None
+    point: np.ndarray
+    radius: float
+
+
+def locate(anatomy: Anatomy, finding: Finding) -> Break:
+    """The break that a Fracture finding stands for."""
+    rng = np.random.default_rng([abs(finding.seed), 303])
+    side = finding.side if finding.side in SIGN else "right"
+    s = finding.severity
+    if finding.kind == "clavicle":
+        place, gap = rng.uniform(0.36, 0.6), 11.0 + 11.0 * s
+        axis = clavicle_axis(anatomy, side, 1.0)
+        point = axis[int(place * len(axis))]
+        return Break(None, (side, place, gap), point, 16.0)
+    low, high = _RIBS.get(finding.lobe, (4, 9))
+    number = int(rng.integers(low, high))
+    place, gap = rng.uniform(0.34, 0.6), 9.0 + 8.0 * s
+    axis = rib_axis(anatomy, number, side, 1.0)
+    point = axis[int(place * len(axis))]
+    return Break((number, side, place, gap), None, point, 15.0)
+
+
+def region(frame: Frame, place: Break) -> np.ndarray:
+    """The disc of the film in which the step and the gap are seen, bool HxW."""
+    row, col = (float(v[0]) for v in frame.pixels(place.point[None]))
+    rows = (np.arange(frame.shape[0]) - row)[:, None]
+    cols = (np.arange(frame.shape[1]) - col)[None, :]
+    radius = place.radius / frame.pose.mm_per_px
+    return rows**2 + cols**2 <= radius**2
