@@ -63,6 +63,7 @@ class Embedder:
         without a mask depends on it.
       batch_size: films or texts at a time; rounded up to a multiple of the devices.
       progress: whether to show a bar on stderr.
+      between: called between batches; may raise to stop, as on preemption.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Embedder:
         text_length: int,
         batch_size: int = 64,
         progress: bool = False,
+        between: Callable[[], None] | None = None,
     ):
         devices = jax.device_count()
         self.batch_size = -(-batch_size // devices) * devices
@@ -80,6 +82,7 @@ class Embedder:
         self._tokenizer = tokenizer
         self._text_length = text_length
         self._progress = progress
+        self._between = between or (lambda: None)
         self._local = bool(getattr(method, "scores_locally", False))
         self._normalize = normalize
         self._compiled: dict[tuple[str, Mesh], Callable] = {}
@@ -184,6 +187,7 @@ class Embedder:
         done = []
         bar = tqdm(desc=label, disable=not self._progress, mininterval=2)
         for batch in batches:
+            self._between()
             count = len(jax.tree.leaves(batch)[0])
             placed = jax.tree.map(
                 lambda a: _place(pad_rows(a, self.batch_size), sharding), batch
