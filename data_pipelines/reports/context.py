@@ -89,6 +89,9 @@ def _mark_back(items: list[Item], flags: list[int], at: int, flag: int) -> None:
             flags[index] |= flag
             found = True
         elif kind in ("and", "or"):
+            # "opacity, and the diaphragm is not seen": the cue has its own subject.
+            if not found and items[at].start - items[index].end > 2:
+                return
             joined = True
         elif (
             kind in ("terminator", "negation_backward", "uncertain_backward")
