@@ -6,9 +6,13 @@ for every study of a course (a study either keeps its findings or draws them ane
 """
 
 import random
+from collections.abc import Collection
+from typing import TypeVar
 
 from data_pipelines.findings import EVAL_FIVE
 from data_pipelines.hospital.state import KINDS, Body, Finding, Patient, Study
+
+Key = TypeVar("Key")
 
 MAX_PATIENTS = 1_600_000
 """Beyond it the 8-digit study ids would repeat."""
@@ -42,6 +46,9 @@ OTHER_RATES: dict[str, float] = {
 DEVICE_RATE, SECOND_DEVICE_RATE = 0.30, 0.30
 RENEWAL_RATE, DEVICE_RENEWAL_RATE = 0.35, 0.30
 """How often a later study draws its findings, or its devices, anew."""
+
+STAYING_RATES: dict[str, float] = {"Pleural Other": 0.9, "Fracture": 0.9}
+"""Of findings that rarely go when the others are drawn anew, that they are kept."""
 
 CHRONIC = ("Enlarged Cardiomediastinum", "Lung Lesion", "Pleural Other", "Fracture")
 HEDGE_RATES: dict[str, float] = {"Pneumonia": 0.25, "Lung Lesion": 0.18}
@@ -98,7 +105,7 @@ def stream(*names: str | int) -> random.Random:
     return random.Random("/".join(map(str, ("medclip_jax hospital", *names))))
 
 
-def pick(rng: random.Random, weights: dict):
+def pick(rng: random.Random, weights: dict[Key, float]) -> Key:
     """One key of `weights`, by weight."""
     return rng.choices(list(weights), list(weights.values()))[0]
 
@@ -186,9 +193,17 @@ def _study_id(seed: int, dataset: str, number: int, index: int) -> str:
 # --- Findings of one study -------------------------------------------------------
 
 
-def _draw_names(rng: random.Random, prevalence: float) -> list[str]:
+def _draw_names(
+    rng: random.Random, prevalence: float, known: Collection[str] | None
+) -> list[str]:
+    """The names of one study; `known` are those of the study before, if any."""
+    stay = [
+        name
+        for name, rate in STAYING_RATES.items()
+        if name in (known or ()) and rng.random() < rate
+    ]
     if rng.random() >= prevalence:
-        return []
+        return stay
     names: list[str] = []
     for _ in range(rng.choices(range(4), FIVE_COUNT_WEIGHTS)[0]):
         weights = {name: 1.0 for name in EVAL_FIVE if name not in names}
@@ -197,6 +212,9 @@ def _draw_names(rng: random.Random, prevalence: float) -> list[str]:
                 weights[name] *= AFFINITY.get(frozenset({name, other}), 1.0)
         names.append(pick(rng, weights))
     for name, rate in OTHER_RATES.items():
+        if known is not None and name in STAYING_RATES:  # as many come as go
+            rate *= (1 - STAYING_RATES[name]) / (1 - rate)
+            rate = float(name in stay) if name in known else rate
         if rng.random() < rate:
             names.append(name)
     if not names:
@@ -241,19 +259,27 @@ def _evolve(rng: random.Random, finding: Finding) -> Finding:
     )
 
 
-def _next_disease(rng, before, index, prevalence, difficulty) -> tuple[Finding, ...]:
+def _next_disease(
+    rng: random.Random,
+    before: tuple[Finding, ...],
+    index: int,
+    prevalence: float,
+    difficulty: float,
+) -> tuple[Finding, ...]:
     if index and rng.random() >= RENEWAL_RATE:
         return tuple(_evolve(rng, finding) for finding in before)
     known = {finding.name: finding for finding in before}
     after = []
-    for name in _draw_names(rng, prevalence):
+    for name in _draw_names(rng, prevalence, known if index else None):
         kind = rng.choice(KINDS[name])
         fresh = _draw_finding(rng, name, kind, _draw_severity(rng, difficulty))
         after.append(_evolve(rng, known[name]) if name in known else fresh)
     return tuple(after)
 
 
-def _next_devices(rng: random.Random, before, index: int) -> tuple[Finding, ...]:
+def _next_devices(
+    rng: random.Random, before: tuple[Finding, ...], index: int
+) -> tuple[Finding, ...]:
     if index and rng.random() >= DEVICE_RENEWAL_RATE:
         return before
     name = "Support Devices"

@@ -77,7 +77,11 @@ class Context:
 def parse_line(text: str) -> Line:
     """Parses `template ;; tags`."""
     body, _, tags = text.partition(" ;; ")
-    weight, number, only, free, flags, also = 1.0, "", [], [], [], []
+    weight, number = 1.0, ""
+    only: list[tuple[str, tuple[str, ...]]] = []
+    free: list[str] = []
+    flags: list[str] = []
+    also: list[tuple[str, int]] = []
     for tag in tags.split():
         if re.fullmatch(r"x\d+", tag):
             weight = float(tag[1:])
@@ -94,8 +98,8 @@ def parse_line(text: str) -> Line:
             only.append((key, tuple(values.split(","))))
         else:
             raise ValueError(f"expected a tag that grammar.py names, found {tag!r}")
-    fields = map(tuple, (only, free, flags, also))
-    return Line(body, weight, number, *fields)
+    lists = tuple(only), tuple(free), tuple(flags), tuple(also)
+    return Line(body, weight, number, *lists)
 
 
 @cache
@@ -104,11 +108,19 @@ def load(name: str) -> dict:
     return tomllib.loads((TEMPLATES / f"{name}.toml").read_text("utf-8"))
 
 
-def choose(rng: random.Random, lines: list[str], context: Context) -> Line | None:
+def choose_if_any(
+    rng: random.Random, lines: list[str], context: Context
+) -> Line | None:
     """One of the lines that fit, by weight; None where none fits."""
-    fitting = [line for line in map(parse_line, lines) if line.fits(context)]
-    if not fitting:
+    if not any(parse_line(line).fits(context) for line in lines):
         return None
+    return choose(rng, lines, context)
+
+
+def choose(rng: random.Random, lines: list[str], context: Context) -> Line:
+    """One of the lines that fit, by weight."""
+    fitting = [line for line in map(parse_line, lines) if line.fits(context)]
+    assert fitting, f"no template fits {context.values}"
     return rng.choices(fitting, [line.weight for line in fitting])[0]
 
 
@@ -172,7 +184,7 @@ def _expand(rng: random.Random, sequence: tuple, slots: dict[str, str]) -> str:
 
 _TIDY = [
     (re.compile(r"\s+"), " "),
-    (re.compile(r" ([,.;?])"), r"\1"),
+    (re.compile(r" ([,.;]|\?(?! ))"), r"\1"),
     (re.compile(r"\b([Aa]) (?=[aeiouAEIOU]|NG )"), r"\1n "),
     (re.compile(r"\b(\w+) \1\b"), r"\1"),
 ]

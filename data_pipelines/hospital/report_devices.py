@@ -45,9 +45,9 @@ def tell_devices(
     if DEVICES in study.hedged:
         present = [f for f in study.findings if f.name == DEVICES]
         device = present[0] if present else phantom(study, DEVICES)
-        index = (study.findings.index(device),) if present else ()
+        told: tuple[int, ...] = (study.findings.index(device),) if present else ()
         text = _say(rng, device, "hedged", slots)
-        return [wording.Clause(text, {DEVICES: UNCERTAIN}, index)]
+        return [wording.Clause(text, {DEVICES: UNCERTAIN}, told)]
     clauses = []
     for index, device in enumerate(study.findings):
         if device.name != DEVICES:

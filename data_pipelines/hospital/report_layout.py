@@ -54,7 +54,7 @@ def lay_out(
     if style in ("full", "views") and rng.random() < RECOMMENDATION_RATE:
         blocks.append(("RECOMMENDATION(S)", [_neutral(rng, "recommendation")]))
     lines = _above(rng, style, sentences) + [TITLE]
-    roomy = rng.random() < 0.3
+    roomy = rng.random() < 0.3 and style != "paragraph"  # its text has no heading
     for heading, paragraphs in blocks:
         lines += _block(heading, paragraphs, roomy)
     return "\n".join(lines).rstrip() + "\n"

@@ -70,7 +70,10 @@ class Teller:
         """The FINDINGS section: devices, lungs, pleura, heart, bones, what is absent."""
         self.denied.clear()
         clauses = self._devices()
-        lungs, pleura, heart, rest = [], [], [], []
+        lungs: list[int] = []
+        pleura: list[int] = []
+        heart: list[int] = []
+        rest: list[int] = []
         for index in self._told():
             name = self.study.findings[index].name
             place = rest

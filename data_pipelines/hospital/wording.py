@@ -7,6 +7,7 @@ from data_pipelines.hospital.grammar import (
     Context,
     Line,
     choose,
+    choose_if_any,
     evaluation_prompts,
     expand,
     load,
@@ -176,13 +177,13 @@ MODE_SIGN = {"resolved": NEGATIVE, "hedged": UNCERTAIN, "negative": NEGATIVE}
 
 def draw_line(rng: random.Random, group: dict, mode: str, context: Context) -> Line:
     """A sentence of the finding's own, or a frame that any finding can take."""
-    own = choose(rng, group.get(mode, []), context)
+    own = choose_if_any(rng, group.get(mode, []), context)
     if own is not None and rng.random() < 0.4:
         return own
     return choose(rng, load("frames")["frames"][mode], context)
 
 
-def draw_noun(rng, name: str, mode: str, context: Context) -> Line:
+def draw_noun(rng: random.Random, name: str, mode: str, context: Context) -> Line:
     """The noun phrase that a frame takes, with its number."""
     group = load_group(name)
     lines = group["short"] if mode in ("hedged", "resolved") else group["noun"]
