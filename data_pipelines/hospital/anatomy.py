@@ -85,7 +85,7 @@ class Anatomy:
         ).astype(np.float32)
 
     def heart(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Ellipsoids (centre, spread matrix) of ventricles, right and left atrium."""
+        """Ellipsoids (centre, spread matrix) of ventricles, right heart, outflow, left atrium."""
         c, s = np.cos(self.heart_tilt), np.sin(self.heart_tilt)
         # Columns: long axis (left, forward, down), and two across it.
         long = np.array([c * 0.88, 0.47, s * 0.88])
@@ -94,17 +94,18 @@ class Anatomy:
         up -= long * (up @ long)
         up /= np.linalg.norm(up)
         axes = np.stack([long, up, np.cross(long, up)], 1)
-        ventricles = axes @ np.diag([70.0**2, 54.0**2, 50.0**2]) @ axes.T
+        ventricles = axes @ np.diag([79.0**2, 52.0**2, 47.0**2]) @ axes.T
         parts = [
-            (np.array([24.0, 26.0, 0.0]), ventricles),
+            (np.array([27.0, 26.0, 3.0]), ventricles),
             (np.array([-16.0, 14.0, -10.0]), np.diag([38.0**2, 42.0**2, 55.0**2])),
+            (np.array([14.0, 18.0, -44.0]), np.diag([35.0**2, 36.0**2, 56.0**2])),
             (np.array([8.0, -16.0, -34.0]), np.diag([34.0**2, 30.0**2, 34.0**2])),
         ]
         left = max(m[0] + np.sqrt(v[0, 0]) for m, v in parts)
         right = min(m[0] - np.sqrt(v[0, 0]) for m, v in parts)
         scale = self.heart_ratio * 2 * self.half_width / (left - right)
         # The apex rests on the left dome: a larger heart grows upwards and outwards.
-        base = 0.5 * (self.domes[LEFT].top + self.domes[RIGHT].top) + 6.0
+        base = 0.5 * (self.domes[LEFT].top + self.domes[RIGHT].top) + 20.0
         low = scale * max(m[2] + np.sqrt(v[2, 2]) for m, v in parts)
         origin = np.array([self.shift, 0.0, base - low])
         return [(origin + scale * m, scale**2 * v) for m, v in parts]
@@ -120,10 +121,15 @@ class Anatomy:
         return np.array([x, -14.0, 0.44 * self.lung_height + drop])
 
 
-def table(values: np.ndarray, z) -> np.ndarray:
-    """Look a per-height table up at the heights z (nearest half millimetre)."""
+def level(z: np.ndarray) -> np.ndarray:
+    """Index of heights z, mm, in the per-height tables (half millimetres), int32."""
     index = ((z - np.float32(Z_FIRST)) * np.float32(1 / Z_STEP)).astype(np.int32)
-    return values[np.clip(index, 0, Z_COUNT - 1)]
+    return np.clip(index, 0, Z_COUNT - 1)
+
+
+def table(values: np.ndarray, z) -> np.ndarray:
+    """Look a per-height table up at the heights z."""
+    return values.take(level(z))
 
 
 def heights() -> np.ndarray:
@@ -168,9 +174,9 @@ def build(body: Body, pose: Pose, difficulty: float) -> Anatomy:
     noise = rng.standard_normal(16)
     top = lung_height + pose.inspiration
     domes = {
-        RIGHT: Dome(top, 62 + 4 * noise[0], 150 + 15 * noise[1], 58 + 5 * noise[2]),
+        RIGHT: Dome(top, 62 + 4 * noise[0], 150 + 15 * noise[1], 42 + 4 * noise[2]),
         LEFT: Dome(
-            top + 11 + 6 * stray * noise[3], 60, 145 + 15 * noise[4], 56 + 5 * noise[5]
+            top + 11 + 6 * stray * noise[3], 60, 145 + 15 * noise[4], 41 + 4 * noise[5]
         ),
     }
     right, left = _pedicle(lung_height, noise[6:9] * (1.5 + 2 * difficulty))

@@ -50,7 +50,7 @@ def _lead(anatomy, rng, step):
     end = np.array([sign * rng.uniform(150, 260), 70, rng.uniform(0, 420)])
     middle = 0.5 * (start + end) + rng.normal(0, 38, 3) * np.array([1, 0.2, 1])
     wire = curve(np.array([start, middle, end]), step)
-    return [(wire, arc_volume(wire, 4.2)), _ring(start, 4.5, 16.0, step)]
+    return [(wire, arc_volume(wire, 12.0)), _ring(start, 4.5, 50.0, step)]
 
 
 def _skin_fold(frame, anatomy, rng):

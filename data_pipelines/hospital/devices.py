@@ -11,6 +11,9 @@ from data_pipelines.hospital.projection import arc_volume, curve
 from data_pipelines.hospital.scene import Scene
 from data_pipelines.hospital.state import Finding
 
+_METAL = np.float32(4.0)
+"""How much more than water the drawn cross-sections attenuate."""
+
 
 def device(scene: Scene, finding: Finding, rng) -> np.ndarray:
     """Draw one device; its support is whatever it attenuates."""
@@ -22,7 +25,7 @@ def device(scene: Scene, finding: Finding, rng) -> np.ndarray:
         cloud = [(points, volume) for points, volume, s in parts if s == sigma]
         points, volumes = (np.concatenate(v) for v in zip(*cloud, strict=True))
         image += scene.frame.draw(points, volumes, sigma)
-    return scene.add(np.minimum(image, np.float32(110.0)))
+    return scene.add(np.minimum(_METAL * image, np.float32(110.0)))
 
 
 def _line(control, area, step, sigma=0.5):
@@ -125,7 +128,7 @@ def _can(at, rng, step):
     depth += 24.0 * (gx**4 + gz**4 > 0.8)
     points = at + np.stack([23 * gx, 3 * np.sin(7 * gx), 21 * gz], 1)
     cell = (step / 22) ** 2 * 23 * 21
-    return [(points, depth * cell, 0.5)]
+    return [(points, depth * cell / _METAL, 0.5)]
 
 
 def _chest_tube(anatomy, sign, rng, step):

@@ -7,9 +7,9 @@ the findings, so no exposure, noise or rotation can give one away.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import gaussian_filter, zoom
+from scipy.ndimage import gaussian_filter
 
-from data_pipelines.hospital.projection import Frame, Pose
+from data_pipelines.hospital.projection import Frame, Pose, enlarge
 from data_pipelines.hospital.state import Body
 
 MU = np.float32(0.0185)
@@ -67,9 +67,9 @@ def draw_pose(body: Body, view: str, size: int, seed: int, difficulty: float) ->
     portable = view == "AP"
     aspect = float(rng.choice([2544 / 3056, 0.83, 0.86, 0.92]))
     landscape = rng.random() < (0.5 if portable else 0.3) and view != "LATERAL"
-    long_side = int(round(size / aspect))
+    long_side = round(size / aspect)
     height, width = (size, long_side) if landscape else (long_side, size)
-    short_mm = 352.0 * (1 + 0.14 * d * rng.uniform(-1.0, 1.3))
+    short_mm = 330.0 * (1 + 0.14 * d * rng.uniform(-1.0, 1.3))
     if view == "LATERAL":
         short_mm *= 0.95
     loose = 1.5 if portable else 1.0
@@ -170,8 +170,7 @@ def wide_blur(frame: Frame, image: np.ndarray, sigma_mm: float) -> np.ndarray:
     coarse = coarse.reshape(shape).mean((1, 3))
     sigma = sigma_mm / frame.pose.mm_per_px / factor
     coarse = gaussian_filter(coarse, sigma, truncate=3.0, mode="nearest")
-    fine = zoom(coarse, factor, order=1, mode="nearest", grid_mode=True)
-    return fine[:height, :width]
+    return enlarge(coarse, factor, image.shape, 0.5 * (factor - 1))
 
 
 def _collimation(shape, border):

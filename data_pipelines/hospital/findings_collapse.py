@@ -123,9 +123,10 @@ def _bands(scene, finding, side, rng, count):
         taper = np.sin(np.pi * np.linspace(0.06, 0.94, len(line))) ** 0.5
         depth = rng.uniform(20, 30) + 14 * s
         volume = arc_volume(line, thick * depth * 0.8) * taper
-        plate = line[:, None] + np.array([-0.4, 0, 0.4])[None, :, None] * [0, depth, 0]
+        sheet = np.linspace(-0.5, 0.5, 3 if scene.frame.frontal else 24)
+        plate = line[:, None] + sheet[None, :, None] * np.array([0, depth, 0])
         clouds.append(plate.reshape(-1, 3))
-        volumes.append(np.repeat(volume / 3, 3))
+        volumes.append(np.repeat(volume / len(sheet), len(sheet)))
     image = scene.frame.draw(np.concatenate(clouds), np.concatenate(volumes), thick / 3)
     lung = smoothstep(5, 40, scene.organs.lungs[side])
     limit = 0.8 * scene.organs.lungs[side]
@@ -150,9 +151,9 @@ def _wedges(scene, finding, side, rng):
     away = np.abs(dp * way[1] - dz * way[0])
     near = 0.45 - 0.15 * s
     width = (7 + 15 * s) * np.clip((along - near) / (1 - near), 0, 1)
-    share = smoothstep(-2.0, 1.5, width - away) * smoothstep(near, near + 0.15, along)
+    share = smoothstep(-4.0, 3.0, width - away) * smoothstep(near, near + 0.15, along)
     share *= 1 - smoothstep(1.12, 1.2, along)
-    return scene.fill(side, share * np.float32(0.5 * scene.strength))
+    return scene.fill(side, share * np.float32(0.42 * scene.strength))
 
 
 def _lobar(scene, finding, side, rng):
@@ -179,7 +180,7 @@ def _frontal_wedge(scene, lobe, side, s):
     if lobe == "lower":
         # A sail behind the heart: from the hilum down and out to the diaphragm.
         top, bottom = hilum[2] + 8, anatomy.domes[side].top + 20
-        slope = (0.44 + 0.26 * s) * a / (bottom - top)
+        slope = (0.24 + 0.26 * s) * a / (bottom - top)
         return np.minimum(30 + slope * (z - top) - out, z - top)
     # The middle lobe: a flat triangle beside the heart that blurs its border.
     middle = 0.70 * height

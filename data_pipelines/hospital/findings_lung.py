@@ -46,7 +46,7 @@ def consolidation(scene: Scene, finding: Finding, rng) -> np.ndarray:
             level = _region(
                 scene, rng, scene.place(side, finding.lobe, rng), radii, 0.2
             )
-            share = np.maximum(share, smoothstep(0.0, 0.28, level))
+            share = np.maximum(share, smoothstep(-0.1, 0.42, level))
         lobe = lobe_share(scene, finding.lobe if finding.kind == "lobar" else "none")
         share *= np.minimum(1, 1.35 * lobe) * np.float32(0.56 + 0.3 * s)
         added = scene.fill(side, share * np.float32(min(scene.strength, 1.15)))
@@ -63,7 +63,7 @@ def _bronchogram(scene, side, added, share) -> np.ndarray:
     if not len(points):
         return np.zeros_like(added)
     air = scene.frame.draw(points, volume, 0.7)
-    air = np.minimum(2.6 * air * smoothstep(0.25, 0.5, share), 0.55 * added)
+    air = np.minimum(1.5 * air * smoothstep(0.25, 0.5, share), 0.32 * added)
     scene.water -= air
     return air
 
@@ -122,10 +122,14 @@ def opacity(scene: Scene, finding: Finding, rng) -> np.ndarray:
 
 
 def _mesh(scene, rng) -> np.ndarray:
-    """Lines where smooth noise changes its sign: a net with cells of about 6 mm."""
-    cell = max(6.0, 2.4 * scene.frame.pose.mm_per_px)
-    noise = _clumps(rng, scene, cell)
-    return np.exp(-((noise * np.float32(1 / 0.3)) ** 2))
+    """Lines where smooth noise changes its sign: a net with cells of about 9 mm."""
+    p, z = scene.organs.p, scene.organs.z
+    net = np.zeros(scene.frame.shape, np.float32)
+    for turn in (0.0, 0.9):
+        c, s = np.float32(np.cos(turn)), np.float32(np.sin(turn))
+        noise = value_noise(rng, c * p + s * z, c * z - s * p, 9.0)
+        net = np.maximum(net, np.exp(-((noise * np.float32(1 / 0.16)) ** 2)))
+    return net
 
 
 def edema(scene: Scene, finding: Finding, rng) -> np.ndarray:
@@ -211,7 +215,7 @@ def lesion(scene: Scene, finding: Finding, rng) -> np.ndarray:
         r = np.float32(radius) * (1 + (wavy if mass else 0.4 * wavy))
         chord = 2 * np.sqrt(np.maximum(r * r - dp * dp - dz * dz, 0))
         dense = 0.95 if mass else 1.5 - 0.3 * s
-        total += scene.add((chord * np.float32(dense * scene.strength)))
+        total += scene.add(chord * np.float32(dense * scene.strength))
         if mass:
             total += scene.add(_spicules(scene, centre, radius, rng))
     return total

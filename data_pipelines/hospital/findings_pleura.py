@@ -36,7 +36,7 @@ def effusion(scene: Scene, finding: Finding, rng) -> np.ndarray:
             total += _below(scene, side)
             depth = 6.0 + 5.0 * s
         else:
-            depth = 30.0 + 135.0 * s**1.15
+            depth = 28.0 + 112.0 * s**1.15
             depth *= rng.uniform(0.9, 1.1)
         floor = scene.healthy.domes[side].top + 44.0
         if finding.kind == "subpulmonic":
@@ -66,7 +66,7 @@ def pneumothorax(scene: Scene, finding: Finding, rng) -> np.ndarray | None:
     s, anatomy, tension = finding.severity, scene.anatomy, finding.kind == "tension"
     for side in sides(finding):
         hilum = anatomy.hilum(side)
-        keep = 0.62 - 0.30 * s if tension else 0.90 - 0.22 * s
+        keep = 0.70 - 0.32 * s if tension else 0.90 - 0.22 * s
         pivot_z = hilum[2] + 25 if tension else 0.93 * anatomy.domes[side].top
         pivot_x = SIGN[side] * 6 + anatomy.shift
         pivot = np.array([pivot_x, hilum[1], pivot_z])
@@ -77,7 +77,12 @@ def pneumothorax(scene: Scene, finding: Finding, rng) -> np.ndarray | None:
 def _collapse(scene, side, pivot, keep, tension):
     """Shrink one lung towards a pivot: pixels, pleural line and vessels."""
     back = np.float32(1 / keep)
-    p = (scene.organs.p - np.float32(pivot[0])) * back + np.float32(pivot[0])
+    if tension:
+        across = back
+    else:  # less and less towards the base, where lung and ribs still touch
+        high = np.clip((pivot[2] - scene.organs.z) / np.float32(0.7 * pivot[2]), 0, 1)
+        across = 1 / (1 - (1 - np.float32(keep)) * np.sqrt(high))
+    p = (scene.organs.p - np.float32(pivot[0])) * across + np.float32(pivot[0])
     z = (scene.organs.z - np.float32(pivot[2])) * back + np.float32(pivot[2])
     shrunk = lung_chord(scene.anatomy, scene.frame, p, z, side)
     lung = scene.organs.lungs[side]

@@ -6,7 +6,7 @@ import numpy as np
 
 from data_pipelines.hospital.anatomy import SIGN, Anatomy
 from data_pipelines.hospital.projection import Frame
-from data_pipelines.hospital.skeleton import clavicle_axis, rib_axis
+from data_pipelines.hospital.skeleton import clavicle_axis, rib_axes
 from data_pipelines.hospital.state import Finding
 
 _RIBS = {"upper": (3, 5), "middle": (5, 8), "lower": (7, 10)}
@@ -42,7 +42,7 @@ def locate(anatomy: Anatomy, finding: Finding) -> Break:
     low, high = _RIBS.get(finding.lobe, (4, 9))
     number = int(rng.integers(low, high))
     place, gap = rng.uniform(0.34, 0.6), 9.0 + 8.0 * s
-    axis = rib_axis(anatomy, number, side, 1.0)
+    axis = rib_axes(anatomy, 1.0)[number, side]
     point = axis[int(place * len(axis))]
     return Break((number, side, place, gap), None, point, 15.0)
 

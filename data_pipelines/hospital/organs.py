@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_pipelines.hospital.anatomy import LEFT, RIGHT, SIGN, Anatomy, heights, table
+from data_pipelines.hospital.anatomy import LEFT, RIGHT, SIGN, Anatomy, heights, level
 from data_pipelines.hospital.projection import (
     Frame,
     ellipsoid_chord,
@@ -71,16 +71,33 @@ def lung_chord(
     Returns:
         float32 HxW, mm.
     """
+    part = _columns(anatomy, p, side) if frame.frontal else slice(None)
+    chord = np.zeros(p.shape, np.float32)
+    p, z = p[:, part], z[:, part]
+    index = level(z)
     a = anatomy.half_width_at(heights())
     b = anatomy.half_depth_at(heights())
     if wall is not None:
         a, b = np.maximum(a - wall, 1), np.maximum(b - wall, 1)
-    args = (anatomy, anatomy.domes[side], p, z, table(a, z), table(b, z))
-    return _frontal_lung(*args, side) if frame.frontal else _lateral_lung(*args)
+    args = (anatomy, anatomy.domes[side], p, z, a.take(index), b.take(index))
+    if frame.frontal:
+        pedicle = anatomy.pedicle_left if side == LEFT else anatomy.pedicle_right
+        chord[:, part] = _frontal_lung(*args, pedicle.take(index), SIGN[side])
+    else:
+        chord[:] = _lateral_lung(*args)
+    return chord
 
 
-def _frontal_lung(anatomy, dome, x, z, a, b, side):
-    sign = np.float32(SIGN[side])
+def _columns(anatomy, x, side):
+    """The columns that can show one lung in a frontal film, as a slice."""
+    edge = np.stack([x[0], x[-1]]) * SIGN[side]
+    reach = (edge.max(0) > -45) & (edge.min(0) < anatomy.half_width + 5)
+    columns = np.flatnonzero(reach)
+    return slice(columns[0], columns[-1] + 1) if len(columns) else slice(0, 0)
+
+
+def _frontal_lung(anatomy, dome, x, z, a, b, pedicle, sign):
+    sign = np.float32(sign)
     out = x * sign
     ratio = x / a
     half = b * np.sqrt(np.maximum(1 - ratio * ratio, 0))
@@ -97,8 +114,7 @@ def _frontal_lung(anatomy, dome, x, z, a, b, side):
         anatomy.half_depth / np.sqrt(dome.along)
     )
     chord = np.maximum(high - low, 0) - _overlap(low, high, np.float32(dome.y0), cut)
-    pedicle = anatomy.pedicle_left if side == LEFT else anatomy.pedicle_right
-    medial = out - sign * np.float32(anatomy.shift) - table(pedicle, z)
+    medial = out - sign * np.float32(anatomy.shift) - pedicle
     return np.maximum(chord, 0) * smoothstep(-4.0, 6.0, medial)
 
 
@@ -148,7 +164,9 @@ def heart_chord(anatomy: Anatomy, frame: Frame) -> np.ndarray:
     chord = np.zeros(frame.shape, np.float32)
     for centre, spread in anatomy.heart():
         chord = np.maximum(chord, ellipsoid_chord(centre, spread, along, p, z))
-    return chord
+    # The heart lies on the diaphragm; the lung behind the dome is not its to take.
+    floor = 0.5 * (anatomy.domes[LEFT].top + anatomy.domes[RIGHT].top) + 2.0
+    return chord * (1 - smoothstep(floor, floor + 16.0, z))
 
 
 def project(anatomy: Anatomy, frame: Frame) -> Organs:
@@ -166,7 +184,7 @@ def take_out(lungs, heart, frame, p):
     share = {LEFT: 0.62, RIGHT: 0.38}
     result = {}
     for side, chord in lungs.items():
-        part = 1.6 if frame.frontal else share[side]
+        part = 2.2 if frame.frontal else share[side]
         result[side] = np.maximum(chord - heart * np.float32(part), 0)
     return result
 
@@ -182,8 +200,9 @@ def _frontal_body(anatomy, frame):
     depths = (60, 62, 66, 70, 76, 84, 0.9 * depth, depth, depth, depth * 1.05)
     half_width = np.interp(heights(), levels, widths).astype(np.float32)
     half_depth = np.interp(heights(), levels, depths).astype(np.float32)
-    ratio = np.abs(x) / table(half_width, z)
-    torso = np.sqrt(np.maximum(1 - ratio * ratio * ratio, 0)) * table(half_depth, z)
+    index = level(z)
+    ratio = np.abs(x) / half_width.take(index)
+    torso = np.sqrt(np.maximum(1 - ratio * ratio * ratio, 0)) * half_depth.take(index)
     arms = _arms(anatomy, frame.pose.arms, np.abs(x), z)
     soft = np.maximum(2 * torso, arms)
     bx, bz = frame.plane(anatomy.half_depth + 15.0)
@@ -209,8 +228,10 @@ def _arms(anatomy, away, x, z):
 def _breast(anatomy, x, z, thick):
     dx = (x - np.float32(0.62 * anatomy.half_width)) * np.float32(1 / 66.0)
     dz = z - np.float32(anatomy.breast_z)
-    dz = np.where(dz > 0, dz * np.float32(1 / 46.0), dz * np.float32(1 / 95.0))
-    return np.float32(thick) * np.sqrt(np.maximum(1 - dx * dx - dz * dz, 0))
+    # Sharp below, where the breast folds; above it runs out into the chest wall.
+    fade = 1 - smoothstep(-75.0, 25.0, -dz)
+    dz = np.maximum(dz, 0) * np.float32(1 / 46.0)
+    return np.float32(thick) * fade * np.sqrt(np.maximum(1 - dx * dx - dz * dz, 0))
 
 
 def _side_body(anatomy, y, z):
@@ -220,18 +241,21 @@ def _side_body(anatomy, y, z):
     back = (56, 60, 84, 96, b + 0.8 * fat + 22, b + 0.8 * fat + 22, b + 0.7 * fat + 18)
     front, back = front + (b + 1.6 * fat + 20,), back + (b + 0.6 * fat + 16,)
     wide = anatomy.half_width + fat
+    levels_z = heights()
+    below = (levels_z - anatomy.breast_z) / np.where(
+        levels_z > anatomy.breast_z, 40, 95
+    )
+    bulge = 0.6 * sum(anatomy.breast) * np.sqrt(np.maximum(1 - below**2, 0)) ** 1.5
     widths = (60, 66, 150, 190, 0.95 * wide, wide, wide, wide)
     lut = [np.interp(heights(), levels, v) for v in (front, back, widths)]
-    front, back, width = (table(v.astype(np.float32), z) for v in lut)
+    lut[0] = lut[0] + bulge
+    index = level(z)
+    front, back, width = (v.astype(np.float32).take(index) for v in lut)
     # Arms are held up: they add nothing below the shoulders.
     reach = np.where(y > 0, front, back)
     ratio = np.abs(y) / reach
     soft = 2 * width * np.sqrt(np.maximum(1 - ratio * ratio * ratio, 0))
-    dz = z - np.float32(anatomy.breast_z)
-    dz = np.where(dz > 0, dz * np.float32(1 / 46.0), dz * np.float32(1 / 95.0))
-    dy = (y - np.float32(b)) / np.float32(12 + 1.6 * sum(anatomy.breast))
-    bulge = np.sqrt(np.maximum(1 - dy * dy - dz * dz, 0)) * (y > 0)
-    return np.maximum(soft, np.float32(130) * bulge)
+    return soft
 
 
 def _gas(anatomy, frame):

@@ -110,7 +110,7 @@ def render(
     anatomy = healthy
     for finding in findings:
         anatomy = reshape(anatomy, finding)
-    step = 0.8 * pose.mm_per_px
+    step = 0.9 * pose.mm_per_px
     scene = Scene(
         frame=frame,
         healthy=healthy,
@@ -120,7 +120,7 @@ def render(
         strength=1.15 - 0.3 * difficulty,
     )
     masks = _paint(scene, findings)
-    bone, broken = _bones(scene, findings, step)
+    bone, broken = _bones(scene, findings, 1.4 * step)
     masks.update(broken)
     integral = film.MU * _water(scene, bone, look, step)
     pixels = film.expose(frame, integral, look)
@@ -158,7 +158,7 @@ def _bones(scene: Scene, findings, step: float):
     if frame.frontal:
         clouds.append(skeleton.shoulders(anatomy, frame.pose.arms, step))
     points, volumes = (np.concatenate(v) for v in zip(*clouds, strict=True))
-    bone = frame.draw(points, volumes, 0.7) + skeleton.spine(anatomy, frame)
+    bone = frame.draw(points, volumes, 0.9) + skeleton.spine(anatomy, frame)
     masks = {
         index: fractures.region(frame, place)
         for index, place in breaks.items()

@@ -9,61 +9,80 @@ from data_pipelines.hospital.anatomy import SIGN, Anatomy, heights, table
 from data_pipelines.hospital.projection import Frame, arc_volume, curve
 
 _SHELL = 8
-_BONE = 2.1
+_BONE = 2.7
 
 
-def tube(axis_Nx3, half_a, half_b, cortex_mm, normal) -> tuple[np.ndarray, np.ndarray]:
-    """A bone as points: a cortical shell of elliptic section and a light filling.
+def tube(axis_BxNx3, half_a, half_b, cortex_mm, normal) -> tuple:
+    """Bones as points: a cortical shell of elliptic section and a light filling.
 
     Args:
-        axis_Nx3: its axis, mm.
+        axis_BxNx3: middle lines of B bones, mm.
         half_a: half-axis of the section along `normal`, mm.
         half_b: half-axis across, mm.
         cortex_mm: thickness of the cortex.
         normal: direction, roughly, of half_a.
 
     Returns:
-        (points [M, 3], volumes [M]).
+        (points [M, 3] float32, volumes [M] float32); the points of one sample of the
+        axis follow each other.
     """
-    ahead = np.gradient(axis_Nx3, axis=0)
-    ahead /= np.linalg.norm(ahead, axis=1, keepdims=True) + 1e-9
-    first = normal - ahead * (ahead @ normal)[:, None]
-    first /= np.linalg.norm(first, axis=1, keepdims=True) + 1e-9
-    second = np.cross(ahead, first)
-    # Each ring is turned against the last, or rows of points would show as stripes.
-    turn = 2.399963 * np.arange(len(axis_Nx3))[:, None]
-    angle = turn + 2 * np.pi * np.arange(_SHELL)[None] / _SHELL
-    shell = (
-        axis_Nx3[:, None]
-        + half_a * np.cos(angle)[:, :, None] * first[:, None]
-        + half_b * np.sin(angle)[:, :, None] * second[:, None]
-    )
-    place = 0.7 * np.sin(turn + np.array([[0.0, 2.1, 4.2]]))
-    core = axis_Nx3[:, None] + place[:, :, None] * (half_a * first[:, None])
+    axis = np.asarray(axis_BxNx3, np.float32)
+    ahead = np.empty_like(axis)
+    ahead[:, 1:-1] = 0.5 * (axis[:, 2:] - axis[:, :-2])
+    ahead[:, 0], ahead[:, -1] = axis[:, 1] - axis[:, 0], axis[:, -1] - axis[:, -2]
+    ds = np.sqrt(np.einsum("bni,bni->bn", ahead, ahead)) + np.float32(1e-6)
+    ahead /= ds[..., None]
+    normal = np.asarray(normal, np.float32)
+    first = normal - ahead * (ahead @ normal)[..., None]
+    first /= np.sqrt(np.einsum("bni,bni->bn", first, first))[..., None]
+    second = ahead[..., [1, 2, 0]] * first[..., [2, 0, 1]]
+    second -= ahead[..., [2, 0, 1]] * first[..., [1, 2, 0]]
+    along, across, area = _section(axis.shape[1], half_a, half_b, cortex_mm)
+    points = np.empty((*axis.shape[:2], along.shape[1], 3), np.float32)
+    for k in range(3):
+        points[..., k] = axis[..., k, None] + along * first[..., k, None]
+        points[..., k] += across * second[..., k, None]
+    return points.reshape(-1, 3), (ds[..., None] * area).ravel()
+
+
+def _section(count, half_a, half_b, cortex_mm):
+    """Places of the points in each cross-section [N, K], and their areas [K]."""
+    # Each ring is turned at random, or rows of points would show as stripes.
+    turn = np.random.default_rng(1).random((count, 1), np.float32)
+    angle = np.float32(2 * np.pi) * (turn + np.arange(_SHELL)) / _SHELL
+    core = 0.8 * ((turn + np.array([[0.0, 0.5]])) % 1.0 * 2 - 1)
+    along = np.concatenate([half_a * np.cos(angle), half_a * core], 1)
+    across = np.concatenate([half_b * np.sin(angle), 0 * core], 1)
     ring = np.pi * (half_a + half_b) * cortex_mm / _SHELL
-    inner = 0.22 * np.pi * half_a * half_b / 3
-    area = np.concatenate([np.full(_SHELL, ring), np.full(3, inner)])
-    volume = arc_volume(axis_Nx3, 1.0)[:, None] * area * _BONE
-    points = np.concatenate([shell, core], axis=1)
-    return points.reshape(-1, 3), volume.ravel()
+    inner = 0.22 * np.pi * half_a * half_b / 2
+    area = _BONE * np.array([ring] * _SHELL + [inner] * 2)
+    return (v.astype(np.float32) for v in (along, across, area))
 
 
-def rib_axis(anatomy: Anatomy, number: int, side: str, step: float) -> np.ndarray:
-    """The middle line of rib `number` (1..11) from the spine to its front end."""
+def rib_axes(anatomy: Anatomy, step: float) -> dict[tuple[int, str], np.ndarray]:
+    """Middle lines, spine first, of ribs 1 to 11 by (number, side): float32 [N, 3]."""
+    return {
+        (number, side): _rib_axis(anatomy, number, SIGN[side], max(int(330 / step), 24))
+        for side in SIGN
+        for number in range(1, 12)
+    }
+
+
+def _rib_axis(anatomy, number, sign, count):
     t = (number - 1) / 10.0
     height = anatomy.lung_height
     start = -6 + (1.06 * height + 6) * t**0.97
     drop = height * (0.16 + 0.34 * min(t / 0.6, 1.0))
     end = 0.86 * np.pi if number < 8 else (0.86 - 0.09 * (number - 7)) * np.pi
-    theta = np.linspace(0.09 * np.pi, end, max(int(330 / step), 24))
-    # Up over the neck of the rib, down along the side, a little up in front.
-    phase = theta / np.pi
+    theta = np.linspace(0.09 * np.pi, end, count, dtype=np.float32)
+    # Up over the neck of the rib, then down along the side.
+    phase = theta / np.float32(np.pi)
     z = start - 7 * np.sin(np.pi * np.minimum(phase / 0.35, 1)) + drop * phase**1.25
     level = start + 0.55 * drop
     scale = 1.0 if number > 2 else (0.62, 0.86)[number - 1]
-    a = anatomy.half_width_at(np.maximum(level, 12)) * scale + 3
-    b = anatomy.half_depth_at(np.maximum(level, 12)) * scale + 3
-    x = SIGN[side] * (a * np.sin(theta) ** 0.86)
+    a = float(anatomy.half_width_at(max(level, 12.0))) * scale + 3
+    b = float(anatomy.half_depth_at(max(level, 12.0))) * scale + 3
+    x = sign * a * np.sin(theta) ** 0.86
     return np.stack([x, -b * np.cos(theta), z], axis=1)
 
 
@@ -78,30 +97,27 @@ def ribs(anatomy: Anatomy, step: float, breaks=()) -> tuple[np.ndarray, np.ndarr
     Returns:
         (points [M, 3], volumes [M]).
     """
-    broken = {(number, side): rest for number, side, *rest in breaks}
-    points, volumes = [], []
-    for side in SIGN:
-        for number in range(1, 12):
-            axis = rib_axis(anatomy, number, side, step)
-            pieces = [axis]
-            if (number, side) in broken:
-                pieces = _break(axis, *broken[(number, side)], step)
-            for piece in pieces:
-                cloud, volume = tube(piece, 6.2, 3.4, 0.62, np.array([0, 0.0, 1]))
-                points.append(cloud)
-                volumes.append(volume)
-    return np.concatenate(points), np.concatenate(volumes)
+    axes = rib_axes(anatomy, step)
+    keys = list(axes)
+    axis_BxNx3 = np.stack([axes[key] for key in keys])
+    whole = np.ones(axis_BxNx3.shape[:2], np.float32)
+    for number, side, place, displacement in breaks:
+        row = keys.index((number, side))
+        _break(axis_BxNx3[row], whole[row], place, displacement)
+    points, volumes = tube(axis_BxNx3, 6.2, 3.4, 0.62, (0, 0, 1))
+    return points, volumes * np.repeat(whole.ravel(), _SHELL + 2)
 
 
-def _break(axis, place, displacement, step):
-    """Two pieces with a step and a gap; the ends tilt as bone held by muscle does."""
-    at = int(np.clip(place * len(axis), 4, len(axis) - 5))
-    gap = max(1, int(round(0.25 * abs(displacement) / step)))
-    inner, outer = axis[: at - gap].copy(), axis[at + gap :].copy()
-    for piece, sign, near in ((inner, -0.4, len(inner) - 1), (outer, 0.6, 0)):
-        away = np.abs(np.arange(len(piece)) - near) * step
-        piece[:, 2] += sign * displacement * np.exp(-away / 60.0)
-    return [inner, outer]
+def _break(axis_Nx3, whole_N, place, displacement):
+    """A step and a gap, in place; the ends tilt as bone held by muscle does."""
+    at = int(np.clip(place * len(axis_Nx3), 4, len(axis_Nx3) - 5))
+    ds = np.linalg.norm(axis_Nx3[at + 1] - axis_Nx3[at])
+    gap = max(1, round(0.25 * abs(displacement) / float(ds)))
+    away = np.abs(np.arange(len(axis_Nx3)) - at) * ds
+    tilt = displacement * np.exp(-away / 60.0)
+    axis_Nx3[:at, 2] -= 0.4 * tilt[:at]
+    axis_Nx3[at:, 2] += 0.6 * tilt[at:]
+    whole_N[max(at - gap, 0) : at + gap] = 0
 
 
 def clavicle_axis(anatomy: Anatomy, side: str, step: float) -> np.ndarray:
@@ -121,17 +137,15 @@ def clavicle_axis(anatomy: Anatomy, side: str, step: float) -> np.ndarray:
 
 def clavicles(anatomy, step, breaks=()) -> tuple[np.ndarray, np.ndarray]:
     """Both clavicles; breaks hold (side, place 0..1, displacement mm)."""
-    broken = {side: rest for side, *rest in breaks}
-    points, volumes = [], []
-    for side in SIGN:
-        pieces = [clavicle_axis(anatomy, side, step)]
-        if side in broken:
-            pieces = _break(pieces[0], *broken[side], step)
-        for piece in pieces:
-            cloud, volume = tube(piece, 5.6, 5.2, 0.9, np.array([0.0, 0, 1]))
-            points.append(cloud)
-            volumes.append(volume)
-    return np.concatenate(points), np.concatenate(volumes)
+    axes = [clavicle_axis(anatomy, side, step) for side in SIGN]
+    count = min(len(axis) for axis in axes)
+    axis_BxNx3 = np.stack([axis[:count] for axis in axes])
+    whole = np.ones(axis_BxNx3.shape[:2], np.float32)
+    for side, place, displacement in breaks:
+        row = list(SIGN).index(side)
+        _break(axis_BxNx3[row], whole[row], place, displacement)
+    points, volumes = tube(axis_BxNx3, 5.6, 5.2, 0.9, (0, 0, 1))
+    return points, volumes * np.repeat(whole.ravel(), _SHELL + 2)
 
 
 def shoulders(anatomy: Anatomy, arms: float, step: float):
@@ -149,10 +163,11 @@ def shoulders(anatomy: Anatomy, arms: float, step: float):
     for sign in SIGN.values():
         for control, weight in lines:
             axis = _flat(control, sign, -70, step)
-            points.append(axis)
-            volumes.append(arc_volume(axis, 2.6 * weight))
+            cloud, volume = tube(axis[None], 0.55 * weight, 2.0, 0.5, (1, 0, 0.3))
+            points.append(cloud)
+            volumes.append(volume)
         axis = _flat([(a + 52, 34), elbow], sign, -15, step)
-        cloud, volume = tube(axis, 11, 11, 2.6, np.array([1.0, 0, 0]))
+        cloud, volume = tube(axis[None], 11, 11, 2.6, (1, 0, 0))
         points.append(cloud)
         volumes.append(volume)
         head = _ball(np.array([sign * (a + 50), -20, 22.0]), 23.0, step)

@@ -12,7 +12,7 @@ from data_pipelines.hospital.anatomy import SIGN, Anatomy
 from data_pipelines.hospital.organs import inside_lung
 from data_pipelines.hospital.projection import Frame, arc_volume, curve
 
-_GENERATIONS = 7
+_GENERATIONS = 6
 _ROOTS = 9
 
 
