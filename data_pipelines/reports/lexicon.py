@@ -126,7 +126,7 @@ def _state_after(items: list[Item], at: int, codes: dict[str, int]) -> int | Non
             return None
         elif kind in ("comma", "and", "terminator"):
             joined = next(
-                (i for i in items[index + 1 :] if i.kind not in ("size", "and")), None
+                (i for i in items[index + 1 :] if i.kind not in ("size", "verb")), None
             )
             goes_on = joined is not None and _relevant(joined, codes)
             # "heart is stable and enlarged" goes on; "heart is stable and ..." ends,
@@ -150,7 +150,8 @@ def _state_of(items: list[Item], at: int, codes: dict[str, int]) -> int | None:
         before >= 0
         and _relevant(items[before], codes)
         and items[at].start - items[before].end <= 2
-        and not _is_predicate(items, before)
+        # "is a widened mediastinum" tells of the mediastinum, "is widened, ..." not.
+        and (items[at].start == items[before].end or not _is_predicate(items, before))
     ):
         return before
     after = _state_after(items, at, codes)

@@ -37,15 +37,15 @@ No cardiac enlargement. | heart=0
 The heart may be mildly enlarged. | heart=-1
 Cardiac, mediastinal and hilar contours are normal. | heart=0 ecm=0
 Heart size and mediastinal contours are within normal limits. | heart=0 ecm=0
-Normal heart, lungs, hila and mediastinum. | heart=0 ecm=0 opacity=0
+Normal heart, lungs, hila and mediastinum. | heart=0 ecm=0
 Heart is normal in size, and the mediastinum is widened. | heart=0 ecm=1
 Mediastinal contours are unremarkable and the heart is enlarged. | ecm=0 heart=1
 The aortic contour is normal. |
-The lungs are clear and the heart is enlarged. | opacity=0 heart=1
-Clear lungs. | opacity=0
-The lungs are well expanded and clear. | opacity=0
+The lungs are clear and the heart is enlarged. | heart=1
+Clear lungs. |
+The lungs are well expanded and clear. |
 The lungs are otherwise clear. |
-Lungs are clear without focal consolidation. | opacity=0 consolidation=0
+Lungs are clear without focal consolidation. | consolidation=0
 The lungs are clear of consolidation. | consolidation=0
 Cannot exclude small effusion. | effusion=-1
 A small effusion cannot be excluded. | effusion=-1
@@ -108,6 +108,18 @@ Left upper lobe mass. | lesion=1
 Massive effusion. | effusion=1
 Hazy opacity at the base, and the right heart border is not visualized. | opacity=1
 Biapical pleural thickening. | pleura=1
+The pleura is mildly thickened at the apex. | pleura=1
+The study is negative for pleural effusion. | effusion=0
+No enlargement of the heart. | heart=0
+Two films show a stable mildly enlarged cardiac silhouette. | heart=1
+There is a widened mediastinum. | ecm=1
+The cardiac silhouette has decreased but remains enlarged. | heart=1
+The atelectasis has partly resolved. | atelectasis=1
+The left lower lobe appears collapsed. | atelectasis=1
+Rounded opacity may represent a mass. | opacity=1 lesion=-1
+Nodular opacity at the right base. | opacity=1 lesion=1
+Pacemaker leads end in the right ventricle. | device=1
+Overlying ECG leads. |
 """
 PAIRS = [
     tuple(part.strip() for part in line.split("|"))
