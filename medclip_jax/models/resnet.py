@@ -48,27 +48,6 @@ def _norm(name: str, train: bool, dtype: Any) -> nn.BatchNorm:
     )
 
 
-def max_pool_3x3(x_BxHxWxC: jax.Array) -> jax.Array:
-    """3x3 max-pool of stride 2 and padding 1, as two passes of strided maxima.
-
-    Equal to `reduce_window`, whose gradient (select-and-scatter) is slow on CPUs. A
-    tie shares its gradient here; after a ReLU ties are at 0 and pass none.
-    """
-
-    def along(x: jax.Array, axis: int) -> jax.Array:
-        pads = [(0, 0)] * x.ndim
-        pads[axis] = (1, 1)
-        padded = jnp.pad(x, pads, constant_values=-jnp.inf)
-        out = (x.shape[axis] - 1) // 2 + 1
-        taps = [
-            jax.lax.slice_in_dim(padded, k, k + 2 * (out - 1) + 1, 2, axis)
-            for k in range(3)
-        ]
-        return jnp.maximum(jnp.maximum(taps[0], taps[1]), taps[2])
-
-    return along(along(x_BxHxWxC, 2), 1)
-
-
 class ResNetBlock(nn.Module):
     """One residual block.
 
@@ -168,7 +147,8 @@ class ResNet(nn.Module):
         x = _conv(self.width, 7, 2, "conv1", self.dtype)(
             films_BxHxWx3.astype(self.dtype)
         )
-        x = max_pool_3x3(nn.relu(_norm("bn1", train, self.dtype)(x)))
+        x = nn.relu(_norm("bn1", train, self.dtype)(x))
+        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         block = ResNetBlock
         if self.remat:
             block = nn.remat(ResNetBlock, static_argnums=(2,))

@@ -1,0 +1,1 @@
+"""Published PyTorch weights <-> trees of variables, both ways, key by key."""
