@@ -145,7 +145,9 @@ def _sequence(tokens: list[str], at: int, depth: int) -> tuple[tuple, int]:
     parts: list = []
     while at < len(tokens):
         token = tokens[at]
-        if depth and token in "|]":
+        if token in "|]":
+            if not depth:
+                raise ValueError(f"expected an opening bracket before {token!r}")
             return tuple(parts), at
         if token == "[":
             options, end = [], "|"
