@@ -14,7 +14,8 @@ NEGATED, DOUBTED, OPEN, IGNORED = 1, 2, 4, 8
 """Flags of a mention. OPEN is a doubt that beats negation ("cannot exclude")."""
 
 TARGETS = frozenset({"finding", "other", "state"})
-_SEPARATORS = frozenset({"comma", "and", "or", "terminator"})
+_ENDS = frozenset({"terminator", "sentence_end"})
+_SEPARATORS = frozenset({"comma", "and", "or"}) | _ENDS
 _DOUBT_STARTS = frozenset(
     {"uncertain_forward", "uncertain_adjective", "uncertain_either", "open_forward"}
 )
@@ -75,7 +76,7 @@ def _starts_anew(items: list[Item], at: int) -> bool:
 
 def _closed_by_or(items: list[Item], start: int) -> bool:
     for item in items[start:]:
-        if item.kind in ("or", "terminator", "verb"):
+        if item.kind in ("or", "verb") or item.kind in _ENDS:
             return item.kind == "or"
     return False
 
@@ -94,7 +95,8 @@ def _mark_back(items: list[Item], flags: list[int], at: int, flag: int) -> None:
                 return
             joined = True
         elif (
-            kind in ("terminator", "negation_backward", "uncertain_backward")
+            kind in _ENDS
+            or kind in ("negation_backward", "uncertain_backward")
             or (found and kind == "verb")
             or (found and kind == "comma" and not joined)
         ):
@@ -187,7 +189,7 @@ def resolve(items: list[Item]) -> list[int]:
         elif kind == "versus":
             _mark_back(items, flags, at, DOUBTED)
             reach.open(DOUBTED, narrow=False)
-        elif kind == "terminator":
+        elif kind in _ENDS:
             reach.close()
         elif kind == "verb":
             reach.verb = True

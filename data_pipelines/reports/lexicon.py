@@ -14,7 +14,11 @@ OTHER = -1
 _PASSED = frozenset({"structure", "comma", "and", "or", "none", "size"})
 
 
-def flags_to_code(flags: int, hint: bool = False) -> int | None:
+_PLAIN_CODES = {"mentions": POSITIVE, "hints": UNCERTAIN, "denials": NEGATIVE}
+"""What the phrases of each list tell when no cue reaches them."""
+
+
+def flags_to_code(flags: int, plain: int = POSITIVE) -> int | None:
     """Turns a mention's flags into a code; None when the mention is no statement."""
     if flags & IGNORED:
         return None
@@ -22,7 +26,7 @@ def flags_to_code(flags: int, hint: bool = False) -> int | None:
         return UNCERTAIN
     if flags & NEGATED:
         return NEGATIVE
-    return UNCERTAIN if hint or flags & DOUBTED else POSITIVE
+    return UNCERTAIN if flags & DOUBTED else plain
 
 
 def _read(name: str) -> dict:
@@ -42,8 +46,8 @@ class Lexicon:
         self._table = PhraseTable()
         for name, entry in _read("mentions.toml").items():
             finding = FINDINGS.index(name)
-            self._table.add("finding", entry["mentions"], ((finding, False),))
-            self._table.add("finding", entry.get("hints", ()), ((finding, True),))
+            for key, code in _PLAIN_CODES.items():
+                self._table.add("finding", entry.get(key, ()), ((finding, code),))
         for kind, phrases in _read("not_findings.toml").items():
             self._table.add(kind, phrases)
         structures = _read("structures.toml")
@@ -69,8 +73,8 @@ class Lexicon:
         found = []
         for at, item in enumerate(items):
             if item.kind == "finding":
-                for finding, hint in item.payload:
-                    code = flags_to_code(flags[at], hint)
+                for finding, plain in item.payload:
+                    code = flags_to_code(flags[at], plain)
                     if code is not None:
                         found.append((finding, code))
             elif item.kind == "other":
@@ -122,7 +126,9 @@ def _state_after(items: list[Item], at: int, codes: dict[str, int]) -> int | Non
             return index
         if kind == "verb":
             verb = True
-        elif kind in ("finding", "other") or (kind == "structure" and verb):
+        elif kind in ("finding", "other", "sentence_end") or (
+            kind == "structure" and verb
+        ):
             return None
         elif kind in ("comma", "and", "terminator"):
             joined = next(

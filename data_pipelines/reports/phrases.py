@@ -6,7 +6,7 @@ A phrase is words in order, as they stand in normalised text. In a word's place
 - `word(s)` is the word with or without the letters in parentheses,
 - `{soft tissue|chest wall}` is one of several sequences of words,
 - a trailing `?` makes the place optional (`of? the?`),
-- `,` `;` `:` `(` `)` `?` stand for themselves when they stand alone.
+- `,` `;` `:` `(` `)` `?` `.` stand for themselves when they stand alone.
 
 Matching is on whole words: "tube" is not in "tuberculosis". Phrases of all kinds are
 found in one pass from left to right, the longest first, and never overlap: "no change
@@ -25,7 +25,10 @@ _EXPAND = (
     (re.compile(r"\bc/\s?w\b"), " consistent with "),
     (re.compile(r"\bs/\s?p\b"), " status post "),
 )
-_TOKEN = re.compile(r"\d+(?:\.\d+)?|[a-z_][a-z0-9_]*|[,;:()?/]")
+# A full stop inside the text parts it too, but for one after an abbreviation.
+_TOKEN = re.compile(
+    r"\d+(?:\.\d+)?|[a-z_][a-z0-9_]*|[,;:()?/]|(?<!vs)(?<!dr)(?<!no)\.(?=\s+\S)|^\.$"
+)
 _PLACE = re.compile(r"\{[^}]*\}\??|[^\s{}]+")
 _PLURAL = re.compile(r"^(.*?)\(([a-z]+)\)$")
 
@@ -42,8 +45,8 @@ class Item(NamedTuple):
 def tokenize(sentence: str) -> list[str]:
     """Lowers a sentence and cuts it into words and marks.
 
-    Hyphens and apostrophes part words ("plate-like" -> plate, like); full stops are
-    dropped.
+    Hyphens and apostrophes part words ("plate-like" -> plate, like); a full
+    stop is kept where text follows.
     """
     text = sentence.lower()
     if "/" in text:
