@@ -14,7 +14,7 @@ NEGATED, DOUBTED, OPEN, IGNORED = 1, 2, 4, 8
 """Flags of a mention. OPEN is a doubt that beats negation ("cannot exclude")."""
 
 TARGETS = frozenset({"finding", "other", "state"})
-_ENDS = frozenset({"terminator", "sentence_end"})
+_ENDS = frozenset({"terminator", "aside", "sentence_end"})
 _SEPARATORS = frozenset({"comma", "and", "or"}) | _ENDS
 _DOUBT_STARTS = frozenset(
     {"uncertain_forward", "uncertain_adjective", "uncertain_either", "open_forward"}
@@ -58,7 +58,7 @@ def _starts_anew(items: list[Item], at: int) -> bool:
     "or" later on ("no focal consolidation, large effusion, or pneumothorax").
     """
     own, seen_finding, anew = items[at].kind, False, False
-    for item in items[at + 1 :]:
+    for index, item in enumerate(items[at + 1 :], at + 1):
         kind = item.kind
         if kind in _SEPARATORS:
             if kind == "or" and own == "comma" and not anew:
@@ -66,12 +66,24 @@ def _starts_anew(items: list[Item], at: int) -> bool:
             if kind in ("comma", "and") and item is items[at + 1]:
                 return False  # ", and": the second separator decides
             break
-        if kind == "verb" or kind == "structure" or kind in _DOUBT_STARTS:
+        if kind == "verb" or kind in _DOUBT_STARTS or _is_subject(items, index):
             return True
         if kind in ("size", "state") and not seen_finding:
             anew = True
         seen_finding = seen_finding or kind == "finding"
     return anew and not (own == "comma" and _closed_by_or(items, at + 1))
+
+
+def _is_subject(items: list[Item], at: int) -> bool:
+    """Whether a body part stands for itself: not the lung of "lung consolidation"."""
+    if items[at].kind != "structure":
+        return False
+    after = items[at + 1] if at + 1 < len(items) else None
+    return not (
+        after is not None
+        and after.kind in ("finding", "other")
+        and after.start == items[at].end
+    )
 
 
 def _closed_by_or(items: list[Item], start: int) -> bool:

@@ -131,15 +131,29 @@ def _state_after(items: list[Item], at: int, codes: dict[str, int]) -> int | Non
         ):
             return None
         elif kind in ("comma", "and", "terminator"):
-            joined = next(
-                (i for i in items[index + 1 :] if i.kind not in ("size", "verb")), None
-            )
-            goes_on = joined is not None and _relevant(joined, codes)
-            # "heart is stable and enlarged" goes on; "heart is stable and ..." ends,
-            # and so does "enlarged" that some other part follows.
+            goes_on = _state_goes_on(items, index, codes)
             if (verb or kind == "terminator") and not goes_on:
                 return None
     return None
+
+
+def _state_goes_on(items: list[Item], at: int, codes: dict[str, int]) -> bool:
+    """Whether more of the same body part follows a comma, "and" or "but".
+
+    "heart is stable and enlarged" goes on; "heart is stable, mediastinum enlarged"
+    does not.
+    """
+    following = items[at + 1] if at + 1 < len(items) else None
+    if (
+        following is not None
+        and following.kind in ("and", "terminator")
+        and following.start == items[at].end
+    ):
+        return True  # ", but": the second of them decides
+    for item in items[at + 1 :]:
+        if item.kind not in ("size", "verb"):
+            return _relevant(item, codes)
+    return False
 
 
 def _state_of(items: list[Item], at: int, codes: dict[str, int]) -> int | None:

@@ -120,6 +120,15 @@ Rounded opacity may represent a mass. | opacity=1 lesion=-1
 Nodular opacity at the right base. | opacity=1 lesion=1
 Pacemaker leads end in the right ventricle. | device=1
 Overlying ECG leads. |
+The lingula is partially collapsed. | atelectasis=1
+No edema, focal lung consolidation, pleural fluid, or pneumothorax. | edema=0 consolidation=0 effusion=0 ptx=0
+The heart is smaller since the prior film, but still enlarged. | heart=1
+The patient has been extubated. | device=0
+Interval placement of a chest tube with resolution of the pneumothorax. | device=1 ptx=0
+No pneumothorax. Effusion unchanged. | ptx=0 effusion=1
+Effusions are small if any. | effusion=-1
+The effusion is not clearly seen. | effusion=-1
+The heart is top-normal to mildly enlarged. | heart=-1
 """
 PAIRS = [
     tuple(part.strip() for part in line.split("|"))
