@@ -210,13 +210,20 @@ def run_jobs(
             job.progress.unlink(missing_ok=True)
             job.done.unlink(missing_ok=True)
         beam = import_beam()
-        with beam.Pipeline(runner=beam_runner, options=beam_options) as pipeline:
-            _ = (
-                pipeline
-                | "Parts" >> beam.Create(waiting)
-                | "Spread" >> beam.Reshuffle()
-                | "Write" >> beam.Map(parts.write_part)
-            )
+        try:
+            with beam.Pipeline(runner=beam_runner, options=beam_options) as pipeline:
+                _ = (
+                    pipeline
+                    | "Parts" >> beam.Create(waiting)
+                    | "Spread" >> beam.Reshuffle()
+                    | "Write" >> beam.Map(parts.write_part)
+                )
+        except Exception as error:  # noqa: BLE001
+            # Beam repeats the trace for each of its layers; the log has them all.
+            said = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            with log.open("a") as file:
+                file.write(f"{error}\n")
+            raise RuntimeError(f"a worker failed: {said}; see {log}") from None
 
 
 def import_beam():

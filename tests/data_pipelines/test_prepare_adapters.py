@@ -189,7 +189,7 @@ def test_chexpert_layouts_give_the_same_records(tmp_path, prefix, layout, tables
         "sub": root / "CheXpert-v1.0-small",
         "batch": root / "CheXpert-v1.0 batch 1 (validate & csv)",
     }[tables]
-    train = raw.chexpert_rows("train", range(0, 3), prefix)
+    train = raw.chexpert_rows("train", range(3), prefix)
     train[5]["AP/PA"] = "RL"
     train[5]["Frontal/Lateral"] = "Frontal"
     valid = raw.chexpert_rows("valid", range(10, 12), prefix)
