@@ -206,7 +206,7 @@ def build(body: Body, pose: Pose, difficulty: float) -> Anatomy:
 def widen_pedicle(anatomy: Anatomy, right_mm: float, left_mm: float) -> Anatomy:
     """Widen the upper mediastinum smoothly between the thoracic inlet and the heart."""
     t = _Z / anatomy.lung_height
-    bulge = np.exp(-(((t - 0.3) / 0.2) ** 4)).astype(np.float32)
+    bulge = np.exp(-(np.abs((t - 0.3) / 0.23) ** 2.6)).astype(np.float32)
     return replace(
         anatomy,
         pedicle_right=anatomy.pedicle_right + right_mm * bulge,

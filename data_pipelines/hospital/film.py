@@ -40,6 +40,7 @@ class Look:
     tilt_x: float
     tilt_y: float
     vignette: float
+    uneven: float
     anatomic: float
     border: tuple[float, float, float, float]
     marker: str
@@ -69,7 +70,7 @@ def draw_pose(body: Body, view: str, size: int, seed: int, difficulty: float) ->
     landscape = rng.random() < (0.5 if portable else 0.3) and view != "LATERAL"
     long_side = round(size / aspect)
     height, width = (size, long_side) if landscape else (long_side, size)
-    short_mm = 330.0 * (1 + 0.14 * d * rng.uniform(-1.0, 1.3))
+    short_mm = 330.0 * (1 + 0.24 * d * rng.uniform(-0.9, 1.3))
     if view == "LATERAL":
         short_mm *= 0.95
     loose = 1.5 if portable else 1.0
@@ -78,13 +79,13 @@ def draw_pose(body: Body, view: str, size: int, seed: int, difficulty: float) ->
         height=height,
         width=width,
         mm_per_px=short_mm / size,
-        centre_u=float(np.clip(24 * d * loose * g[0], -50, 50)),
-        centre_v=132.0 + float(np.clip(26 * d * g[1], -45, 45)),
+        centre_u=float(np.clip(32 * d * loose * g[0], -50, 50)),
+        centre_v=132.0 + float(np.clip(36 * d * g[1], -48, 48)),
         roll=float(np.radians(5.0 * d * loose * np.clip(g[2], -2, 2))),
         yaw=0.09 * d * loose * float(np.clip(g[3], -2, 2)),
         tilt=0.10 * d * float(g[4]) + (0.06 if portable else 0.0),
         bend=26.0 * body.kyphosis + 4.0 * d * float(g[5]),
-        inspiration=float(np.clip(13 * d * g[6], -24, 18)) - (9.0 if portable else 0.0),
+        inspiration=float(np.clip(26 * d * g[6], -34, 22)) - (9.0 if portable else 0.0),
         arms=float(np.clip((0.15 if portable else 0.85) + 0.3 * d * g[7], 0, 1)),
     )
 
@@ -104,11 +105,12 @@ def draw_look(body: Body, view: str, seed: int, difficulty: float) -> Look:
         high=float(centre + 0.48 * span),
         gamma=float(np.exp(0.3 * d * g[2])),
         scatter=float((0.5 if portable else 0.28) * np.exp(0.35 * d * g[3])),
-        equalise=float(np.clip(0.35 + 0.35 * d * g[4], 0, 0.75)),
+        equalise=float(np.clip(0.3 + 0.4 * d + 0.3 * d * g[4], 0, 0.8)),
         noise=float((0.028 if portable else 0.018) * np.exp(0.5 * d * g[5])),
-        tilt_x=float(0.30 * d * g[6]),
-        tilt_y=float(0.30 * d * g[7]),
-        vignette=float(0.25 * d * g[8]),
+        tilt_x=float(0.5 * d * g[6]),
+        tilt_y=float(0.5 * d * g[7]),
+        vignette=float(0.4 * d * g[8]),
+        uneven=float(0.75 * d),
         anatomic=float(0.012 + 0.03 * d),
         border=tuple(float(v) for v in border),
         marker="L" if rng.random() < 0.75 else "R",
@@ -151,6 +153,7 @@ def expose(frame: Frame, integral: np.ndarray, look: Look) -> np.ndarray:
     rows = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     density += np.float32(look.tilt_x) * cols + np.float32(look.tilt_y) * rows
     density -= np.float32(look.vignette) * (cols * cols + rows * rows - 0.7)
+    density += _uneven(frame, look)
     tone = (density - np.float32(look.low)) * np.float32(1 / (look.high - look.low))
     tone = 1 / (1 + np.exp(np.float32(-5.2) * (tone - np.float32(0.5))))
     tone = (tone - np.float32(0.069)) * np.float32(1 / 0.862)
@@ -158,6 +161,15 @@ def expose(frame: Frame, integral: np.ndarray, look: Look) -> np.ndarray:
     tone *= _collimation(frame.shape, look.border)
     _marks(tone, look, frame)
     return (tone * np.float32(253.0) + np.float32(1.0)).astype(np.uint8)
+
+
+def _uneven(frame, look):
+    """Slow shades over the film: grid cut-off, uneven scatter, local processing."""
+    rng = np.random.default_rng([look.seed, 205])
+    nodes = np.float32(look.uneven) * rng.standard_normal((6, 6), dtype=np.float32)
+    nodes = gaussian_filter(nodes, 0.6, mode="nearest")
+    every = max(frame.shape) / 5
+    return enlarge(nodes, every, frame.shape)
 
 
 def wide_blur(frame: Frame, image: np.ndarray, sigma_mm: float) -> np.ndarray:

@@ -39,7 +39,7 @@ def consolidation(scene: Scene, finding: Finding, rng) -> np.ndarray:
     s, size = finding.severity, scene.healthy.lung_height
     for side in sides(finding):
         count = 1 if finding.kind == "lobar" else 2 + int(rng.integers(0, 2))
-        reach = (0.20 + 0.26 * s) if finding.kind == "lobar" else 0.10 + 0.11 * s
+        reach = (0.17 + 0.20 * s) if finding.kind == "lobar" else 0.10 + 0.11 * s
         share = np.zeros(scene.frame.shape, np.float32)
         for _ in range(count):
             radii = reach * size * rng.uniform(0.85, 1.2, 3)
@@ -48,7 +48,7 @@ def consolidation(scene: Scene, finding: Finding, rng) -> np.ndarray:
             )
             share = np.maximum(share, smoothstep(-0.1, 0.42, level))
         lobe = lobe_share(scene, finding.lobe if finding.kind == "lobar" else "none")
-        share *= np.minimum(1, 1.35 * lobe) * np.float32(0.56 + 0.3 * s)
+        share *= np.minimum(1, 1.35 * lobe) * np.float32(0.48 + 0.27 * s)
         added = scene.fill(side, share * np.float32(min(scene.strength, 1.15)))
         total += added - _bronchogram(scene, side, added, share)
     return total
@@ -108,7 +108,7 @@ def opacity(scene: Scene, finding: Finding, rng) -> np.ndarray:
         if net:
             height = scene.organs.z * np.float32(1 / size)
             where = smoothstep(0.3, 0.8, height) if finding.lobe == "lower" else 1.0
-            share = (0.17 + 0.22 * s) * mesh * where
+            share = (0.11 + 0.14 * s) * mesh * where
         else:
             share = np.zeros(scene.frame.shape, np.float32)
             for _ in range(1 + int(rng.integers(1, 3))):
@@ -142,7 +142,7 @@ def edema(scene: Scene, finding: Finding, rng) -> np.ndarray:
     for side in sides(finding):
         wing = _wing(scene, side, s, alveolar)
         if alveolar:
-            share = wing * np.clip(0.6 + 0.42 * clumps, 0.08, 1.2) * (0.30 + 0.30 * s)
+            share = wing * np.clip(0.6 + 0.42 * clumps, 0.08, 1.2) * (0.26 + 0.24 * s)
         else:
             share = wing * (0.10 + 0.12 * s + (0.16 + 0.16 * s) * mesh)
         total += scene.fill(side, (share * scene.strength).astype(np.float32))

@@ -36,7 +36,7 @@ def effusion(scene: Scene, finding: Finding, rng) -> np.ndarray:
             total += _below(scene, side)
             depth = 6.0 + 5.0 * s
         else:
-            depth = 28.0 + 112.0 * s**1.15
+            depth = 26.0 + 88.0 * s**1.15
             depth *= rng.uniform(0.9, 1.1)
         floor = scene.healthy.domes[side].top + 44.0
         if finding.kind == "subpulmonic":
