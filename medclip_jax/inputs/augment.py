@@ -164,8 +164,8 @@ def _flip_only(films_BxHxW: jax.Array, draws: Draws, aug: Augment) -> jax.Array:
 def source_coordinates(draws: Draws, size: int) -> tuple[jax.Array, jax.Array]:
     """Where each output pixel looks in the film, before the flip.
 
-    The inverse of: rotate by `degrees` (counter-clockwise) and scale about the
-    centre, then shift. Coordinates count from the film's corner, so that the centre
+    The inverse of: rotate by `degrees` (clockwise) and scale about the centre, then
+    shift. Coordinates count from the film's corner, so that the centre
     of pixel 0 is 0.5.
 
     Returns:
@@ -174,7 +174,7 @@ def source_coordinates(draws: Draws, size: int) -> tuple[jax.Array, jax.Array]:
     Reference: torchvision.transforms.functional `_get_inverse_affine_matrix` and
     its use with Pillow (centre at half the size).
     """
-    angle = -jnp.deg2rad(draws.degrees)[:, None, None]
+    angle = jnp.deg2rad(draws.degrees)[:, None, None]
     cos = jnp.cos(angle) / draws.scale[:, None, None]
     sin = jnp.sin(angle) / draws.scale[:, None, None]
     at = jnp.arange(size, dtype=jnp.float32) + 0.5 - size / 2
