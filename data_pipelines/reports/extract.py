@@ -1,6 +1,6 @@
 """Knowledge extraction: the 14 findings of a sentence and of a report."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
@@ -29,7 +29,10 @@ class _Rules(Protocol):
     def mentions(self, sentence: str) -> list[Mention]: ...
 
 
-RULE_SETS = {"medclip_jax": Lexicon, "chexpert": ChexpertRules}
+RULE_SETS: dict[str, Callable[[], _Rules]] = {
+    "medclip_jax": Lexicon,
+    "chexpert": ChexpertRules,
+}
 
 
 def _combine(codes: set[int], rules: str) -> int:

@@ -3,7 +3,7 @@
 import argparse
 import csv
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -147,56 +147,62 @@ def measure_reference(args: argparse.Namespace) -> None:
         print(f"wrote {args.errors}: disagreements by id, without text")
 
 
-def _write_sentences(
-    writer: "csv._writer", texts: Texts, args: argparse.Namespace
-) -> int:
-    extractor, count = Extractor(args.rules), 0
-    for row in tqdm(texts.rows, unit="report", disable=None):
+def _sentence_rows(
+    texts: Texts, args: argparse.Namespace
+) -> Iterator[tuple[int, list[list[str]]]]:
+    """Yields for each text its number of sentences and one row a sentence."""
+    extractor = Extractor(args.rules)
+    for row in texts.rows:
         if texts.sentences:
-            parts: Sequence[tuple[str, str]] = [(row.section, row.text)]
+            parts = [(row.section, row.text)]
             labels = extractor.label_sentences([row.text])
         else:
             report = process_report(row.text, args.rules, row.id)
             parts = list(zip(report.sentence_sections, report.sentences, strict=True))
             labels = report.sentence_labels
-        for index, ((section, text), codes) in enumerate(
-            zip(parts, labels, strict=True)
-        ):
-            shown = [text] if args.with_text else []
-            writer.writerow([row.id, section, index, *shown, *map(format_code, codes)])
-        count += len(parts)
-    return count
+        yield (
+            len(parts),
+            [
+                [row.id, section, str(index)]
+                + ([text] if args.with_text else [])
+                + [format_code(code) for code in codes]
+                for index, ((section, text), codes) in enumerate(
+                    zip(parts, labels, strict=True)
+                )
+            ],
+        )
 
 
-def _write_reports(
-    writer: "csv._writer", texts: Texts, args: argparse.Namespace
-) -> int:
-    count = 0
-    for row in tqdm(texts.rows, unit="report", disable=None):
+def _report_rows(
+    texts: Texts, args: argparse.Namespace
+) -> Iterator[tuple[int, list[list[str]]]]:
+    """Yields for each text its number of sentences and its row."""
+    for row in texts.rows:
         report = process_report(row.text, args.rules, row.id)
         shown = [row.text] if args.with_text else []
-        writer.writerow([row.id, *shown, *map(format_code, report.labels)])
-        count += len(report.sentences)
-    return count
+        codes = [format_code(code) for code in report.labels]
+        yield len(report.sentences), [[row.id, *shown, *codes]]
 
 
 def label_input(args: argparse.Namespace) -> None:
     """Writes the labels of the input, and prints how many and how fast."""
     texts = read_texts(args.input, args.text_column)
     process_report("", args.rules)
-    start = time.process_time()
+    text_columns = ["Reports"] if args.with_text else []
+    head = ["study", "section", "index"] if args.sentences else ["study"]
+    rows = (_sentence_rows if args.sentences else _report_rows)(texts, args)
+    n_sentences, start = 0, time.process_time()
     with _open_output(args.out) as lines:
         writer = csv.writer(lines)
-        text_columns = ["Reports"] if args.with_text else []
-        if args.sentences:
-            writer.writerow(["study", "section", "index", *text_columns, *FINDINGS])
-            count = _write_sentences(writer, texts, args)
-        else:
-            writer.writerow(["study", *text_columns, *FINDINGS])
-            count = _write_reports(writer, texts, args)
+        writer.writerow([*head, *text_columns, *FINDINGS])
+        for count, block in tqdm(
+            rows, total=len(texts.rows), unit="report", disable=None
+        ):
+            writer.writerows(block)
+            n_sentences += count
     seconds = time.process_time() - start
     print(f"wrote {args.out}: {len(texts.rows)} texts")
-    print(_format_rate(count, seconds))
+    print(_format_rate(n_sentences, seconds))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -50,15 +50,11 @@ def _headings() -> _Headings:
 @cache
 def _exceptions() -> dict[str, tuple[str, int, int]]:
     """Study -> (section name or "", start, end): reports the parser cannot read."""
-    with (RULES / "mimic_exceptions.csv").open(encoding="utf-8", newline="") as lines:
-        return {
-            row["study"]: (
-                row["section"],
-                int(row["start"] or 0),
-                int(row["end"] or 0),
-            )
-            for row in csv.DictReader(lines)
-        }
+    lines = (RULES / "mimic_exceptions.csv").read_text("utf-8").splitlines()
+    return {
+        row["study"]: (row["section"], int(row["start"] or 0), int(row["end"] or 0))
+        for row in csv.DictReader(lines)
+    }
 
 
 def normalize_heading(heading: str) -> str:

@@ -17,7 +17,6 @@ _INLINE_ENUMERATOR = re.compile(
 )
 # A period that no space follows ("effusion.Heart") ends a sentence between words.
 _BREAK = re.compile(r"(?<=[a-z)\d]{2})[.!?](?=[A-Z][a-z])|[.!?]+[\"')\]]*(?=\s|$)")
-_LAST_WORD = re.compile(r"[^\s(]*$")
 _LETTER = re.compile("[A-Za-z]")
 
 
@@ -55,7 +54,7 @@ def clean_text(text: str) -> str:
 
 def _ends_sentence(before: str, after: str) -> bool:
     """Whether the period between two texts ends a sentence."""
-    word = _LAST_WORD.search(before).group().lower()
+    word = re.split(r"[\s(]", before)[-1].lower()
     words = _words()
     if word in words["never"]:
         return False
