@@ -20,6 +20,9 @@ from medclip_jax.methods.interface import (
 Normalize = Callable[[jax.Array], jax.Array]
 """films_BxHxWx1 uint8 -> films_BxHxWx3 float32, jittable."""
 
+SCORE_BLOCK = 512
+"""Rows and columns scored at a time by a method that compares joint vectors alone."""
+
 LOCAL_FIELDS = ("patches_BxPxC", "words_BxTxC", "word_mask_BxT")
 
 
@@ -133,13 +136,14 @@ class Embedder:
           UserError: when a logit is not finite; ranking such logits means nothing.
         """
         score = self._jit(self._method.score, _mesh_of(variables))
+        size = self.batch_size if self._local else SCORE_BLOCK
         blocks = []
-        for rows in _blocks(images, self.batch_size):
+        for rows in _blocks(images, size):
             parts = [
                 np.asarray(score(variables, rows[0], columns[0]))[
                     : rows[1], : columns[1]
                 ]
-                for columns in _blocks(texts, self.batch_size)
+                for columns in _blocks(texts, size)
             ]
             blocks.append(np.concatenate(parts, axis=1))
         logits_NxM = np.concatenate(blocks).astype(np.float32)

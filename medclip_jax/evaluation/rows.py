@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from medclip_jax.errors import UserError
 from medclip_jax.evaluation import metrics
 
 PROTOCOLS: tuple[str, ...] = (
@@ -72,6 +73,26 @@ class Row:
             if field.name in _ALWAYS or value not in (None, ""):
                 plain[field.name] = value
         return plain
+
+
+def select_protocols(wanted: str) -> tuple[str, ...]:
+    """Protocols whose names begin with one of the comma-separated words.
+
+    Raises:
+      UserError: for a word that no protocol begins with.
+    """
+    chosen: set[str] = set()
+    for word in filter(None, (part.strip() for part in wanted.split(","))):
+        hits = [name for name in PROTOCOLS if name.startswith(word)]
+        if not hits:
+            raise UserError(
+                f"--protocols: no protocol begins with {word!r}; the protocols are "
+                f"{', '.join(PROTOCOLS)}"
+            )
+        chosen.update(hits)
+    if not chosen:
+        raise UserError(f"--protocols names none; there are {', '.join(PROTOCOLS)}")
+    return tuple(name for name in PROTOCOLS if name in chosen)
 
 
 def measured(
