@@ -93,12 +93,23 @@ def _closed_by_or(items: list[Item], start: int) -> bool:
     return False
 
 
+def _is_attribute(items: list[Item], at: int) -> bool:
+    """Whether a state stands directly before its body part: "enlarged heart"."""
+    after = items[at + 1] if at + 1 < len(items) else None
+    return (
+        items[at].kind == "state"
+        and after is not None
+        and after.kind == "structure"
+        and after.start == items[at].end
+    )
+
+
 def _mark_back(items: list[Item], flags: list[int], at: int, flag: int) -> None:
     """Gives a flag to the mentions before a backward cue, over their own list."""
     found = joined = False
     for index in range(at - 1, -1, -1):
         kind = items[index].kind
-        if kind in ("finding", "other"):
+        if kind in ("finding", "other") or _is_attribute(items, index):
             flags[index] |= flag
             found = True
         elif kind in ("and", "or"):
@@ -161,15 +172,19 @@ _BACKWARD = {
 _EITHER = {"negation_either": NEGATED, "uncertain_either": DOUBTED}
 
 
-def _open_forward(items: list[Item], at: int, reach: _Reach) -> None:
-    kind = items[at].kind
-    flag, narrow = _FORWARD[kind]
+def _follows_separator(items: list[Item], at: int) -> bool:
     before = items[at - 1] if at else None
-    fresh = (
+    return (
         before is not None
         and before.kind in ("comma", "and")
         and before.end == items[at].start
     )
+
+
+def _open_forward(items: list[Item], at: int, reach: _Reach) -> None:
+    kind = items[at].kind
+    flag, narrow = _FORWARD[kind]
+    fresh = _follows_separator(items, at)
     # "no effusion, possible edema" begins anew; "no opacity to suggest edema" goes on.
     if flag == NEGATED or (kind in _DOUBT_STARTS and fresh):
         reach.close()
@@ -221,12 +236,14 @@ def _resolve_either(
 ) -> None:
     flag = _EITHER[items[at].kind]
     ahead = _mention_ahead(items, at)
+    fresh = _follows_separator(items, at)
     if ahead is None:
-        _mark_back(items, flags, at, flag)
+        # "opacity, likely scar tissue": what is likely is another thing.
+        if not (fresh and flag == DOUBTED):
+            _mark_back(items, flags, at, flag)
     elif flag == NEGATED:
         flags[ahead] |= NEGATED
     else:
-        before = items[at - 1].kind if at else ""
-        if before in ("comma", "and") and items[at - 1].end == items[at].start:
+        if fresh:
             reach.close()
         reach.open(DOUBTED, narrow=True)

@@ -73,8 +73,9 @@ class Lexicon:
         found = []
         for at, item in enumerate(items):
             if item.kind == "finding":
+                doubt = DOUBTED if _is_borderline(items, at) else 0
                 for finding, plain in item.payload:
-                    code = flags_to_code(flags[at], plain)
+                    code = flags_to_code(flags[at] | doubt, plain)
                     if code is not None:
                         found.append((finding, code))
             elif item.kind == "other":
@@ -90,6 +91,16 @@ class Lexicon:
                         if code is not None:
                             found.append((finding, code))
         return found
+
+
+def _is_borderline(items: list[Item], at: int) -> bool:
+    """Whether "borderline" stands before a finding ("borderline cardiomegaly")."""
+    before = items[at - 1] if at else None
+    return (
+        before is not None
+        and before.payload == ("borderline",)
+        and items[at].start - before.end <= 1
+    )
 
 
 def _relevant(item: Item, codes: dict[str, int]) -> bool:

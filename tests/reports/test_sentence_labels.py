@@ -120,6 +120,15 @@ Rounded opacity may represent a mass. | opacity=1 lesion=-1
 Nodular opacity at the right base. | opacity=1 lesion=1
 Pacemaker leads end in the right ventricle. | device=1
 Overlying ECG leads. |
+The enlarged cardiac silhouette has resolved. | heart=0
+An enlarged cardiac silhouette cannot be ruled out. | heart=-1
+Heart size has normalized. | heart=0
+Borderline widening of the mediastinum. | ecm=-1
+Fluid is seen in the right pleural space. | effusion=1
+There might be developing pneumonia. | pneumonia=-1
+Pneumonia may be developing. | pneumonia=-1
+Status post right pleural tube placement. | device=1
+Enlarged cardiac silhouette, likely left ventricular prominence. | heart=1
 The lingula is partially collapsed. | atelectasis=1
 No edema, focal lung consolidation, pleural fluid, or pneumothorax. | edema=0 consolidation=0 effusion=0 ptx=0
 The heart is smaller since the prior film, but still enlarged. | heart=1
