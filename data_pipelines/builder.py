@@ -29,6 +29,7 @@ from tqdm import tqdm
 from data_pipelines import parts, records
 from data_pipelines.findings import SPLITS
 from data_pipelines.plan import FilmPlan, ReportPlan, Scan, to_json
+from medclip_jax.errors import UserError
 
 MAX_PER_PART = 2048  # films of 512 px: about 200 MB a shard
 MIN_PER_PART = 64
@@ -48,6 +49,7 @@ class StudyBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
     DESCRIPTION: ClassVar[str] = ""
     HOMEPAGE: ClassVar[str] = ""
     CITATION: ClassVar[str] = ""
+    NOTICE: ClassVar[str] = ""  # what whoever uses the data is bound to
 
     jobs: Sequence[parts.Job] = ()
     finished: Sequence[parts.Part] = ()
@@ -108,6 +110,17 @@ class StudyBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
             num_bytes=sum(part.size for part in chosen),
             filename_template=template,
         )
+
+
+def simulated(builder_class: type[StudyBuilder], notice: str) -> type[StudyBuilder]:
+    """The same builder for simulated data, which must not pass for the real."""
+
+    class Simulated(builder_class, skip_registration=True):  # type: ignore[misc, valid-type]
+        name = builder_class.name
+        DESCRIPTION = NOTICE = notice
+        HOMEPAGE = CITATION = ""
+
+    return Simulated
 
 
 def write_plan(
@@ -227,10 +240,19 @@ def run_jobs(
 
 
 def import_beam():
-    """Imports Beam without its remarks on Google client libraries."""
+    """Imports Beam without its remarks on Google client libraries.
+
+    Raises:
+      UserError: Beam is not installed.
+    """
     logging.disable(logging.WARNING)
     try:
         import apache_beam
+    except ImportError:
+        raise UserError(
+            "prepare needs Apache Beam, which is not installed: "
+            'pip install "medclip_jax[data]"'
+        ) from None
     finally:
         logging.disable(logging.NOTSET)
     return apache_beam

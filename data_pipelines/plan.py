@@ -110,16 +110,21 @@ def safe_path(root: str | Path, relative: str) -> Path | None:
       relative: a path as the source wrote it, "/" or "\\" between the parts.
 
     Returns:
-      The path, or None when it is absolute or leads outside, by ".." or a link.
+      The path, or None when it is absolute or leads outside, by ".." or a link. A
+      folder directly in the raw folder may itself be a link: that is how people put
+      large films on another disk.
     """
     relative = relative.replace("\\", "/")
-    if not relative or relative.startswith("/") or ":" in relative.split("/")[0]:
+    parts = relative.split("/")
+    if not relative or relative.startswith("/") or ":" in parts[0]:
         return None
-    if "\0" in relative or ".." in relative.split("/"):
+    if "\0" in relative or ".." in parts:
         return None
     joined = os.path.realpath(os.path.join(root, relative))
-    base = os.path.realpath(root)
-    if joined != base and not joined.startswith(base.rstrip(os.sep) + os.sep):
+    homes = [os.path.realpath(root)]
+    if len(parts) > 1:
+        homes.append(os.path.realpath(os.path.join(root, parts[0])))
+    if not any(joined.startswith(home.rstrip(os.sep) + os.sep) for home in homes):
         return None
     return Path(root) / relative
 

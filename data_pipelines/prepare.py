@@ -31,6 +31,8 @@ from medclip_jax.errors import UserError
 
 RUNNERS = ("DirectRunner", "FlinkRunner", "SparkRunner", "DataflowRunner")
 
+SIMULATED = "Simulated films and reports: no patient is real."
+
 EXAMPLES = """examples:
   medclip-jax prepare --dataset mimic_cxr --raw mimic-cxr-jpg/2.1.0 --out shards
   medclip-jax prepare --dataset chexpert --raw CheXpert-v1.0-small --out shards
@@ -184,6 +186,9 @@ def prepare(
     builder_class = builder_of(options.dataset)
     print(f"prepare {options.dataset}: {options.raw} -> {target}")
     scan = settle(builder_class.scan(options.raw, options))
+    if is_simulated(options.raw):
+        builder_class = builder.simulated(builder_class, SIMULATED)
+        relicense(scan)
     for note in scan.notes:
         print(f"  note: {note}")
     print(f"  {len(scan.films):,} films and {len(scan.reports):,} reports to convert")
@@ -211,11 +216,15 @@ def prepare(
     write_rejections(final / "rejected.csv", rejected)
     write_rejections(final / "warnings.csv", warned)
     maker = read_back(final)
-    counted = summary.counts(maker)
     seconds = time.perf_counter() - start
-    about = finish(final, name, arguments, maker, counted, len(rejected), seconds)
+    more = {
+        "rejected": len(rejected),
+        "seconds": round(seconds, 1),
+        "notice": builder_class.NOTICE,
+    }
+    about = finish(final, name, arguments, maker, more)
     staging.publish(final, target, work)
-    print(f"\n{summary.describe(counted)}\n")
+    print(f"\n{summary.describe(about['counts'])}\n")
     if rejected:
         print(f"rejected (see {target / 'rejected.csv'}):")
         print(describe_rejections(rejected))
@@ -228,6 +237,18 @@ def prepare(
         f"{len(rejected):,} rejected, {seconds:.1f} s, {rate:,.0f} films/s, "
         f"fingerprint {about['fingerprint']}"
     )
+
+
+def is_simulated(raw: Path) -> bool:
+    """Whether the raw folder was written by `medclip-jax simulate`."""
+    return any((folder / "simulation.json").is_file() for folder in (raw, raw.parent))
+
+
+def relicense(scan: Scan) -> None:
+    """Simulated records must not bear the licence of the data whose layout they have."""
+    bears = {"license": "simulated", "credit": "medclip-jax simulate"}
+    scan.films = [dataclasses.replace(film, **bears) for film in scan.films]
+    scan.reports = [dataclasses.replace(report, **bears) for report in scan.reports]
 
 
 def beam_of(options: argparse.Namespace, n_jobs: int) -> tuple[Any, Any]:
@@ -305,9 +326,7 @@ def finish(
     name: str,
     arguments: dict[str, Any],
     maker: TableMaker,
-    counted: dict[str, Any],
-    n_rejected: int,
-    seconds: float,
+    more: dict[str, Any],
 ) -> dict[str, Any]:
     """Writes table and fingerprint, and opens the dataset as a reader would."""
     table = maker.table()
@@ -319,10 +338,9 @@ def finish(
         "images": len(maker.digests["images"]),
         "reports": len(maker.digests["reports"]),
         "studies": table.num_rows,
-        "rejected": n_rejected,
-        "seconds": round(seconds, 1),
+        **more,
         "arguments": arguments,
-        "counts": counted,
+        "counts": summary.counts(maker),
     }
     path = final / staging.ABOUT
     path.write_text(json.dumps(about, indent=1) + "\n")

@@ -214,6 +214,7 @@ class Dataset:
     reports: Sequence[dict]
     table: pa.Table
     fingerprint: str
+    notice: str = ""  # what whoever uses the data is bound to; or that it is simulated
 
 
 def find_datasets(data_dir: str | Path) -> list[str]:
@@ -288,6 +289,7 @@ def open_dataset(path: str | Path) -> Dataset:
         stored["reports"],
         table,
         about["fingerprint"],
+        about.get("notice", ""),
     )
     _check_counts(dataset, about)
     check_joins(dataset, np.linspace(0, table.num_rows - 1, 8).astype(int))

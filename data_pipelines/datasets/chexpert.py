@@ -54,6 +54,10 @@ class Chexpert(StudyBuilder, skip_registration=True):
     """TFDS builder for CheXpert."""
 
     DESCRIPTION = "Chest radiographs of Stanford Hospital with 14 labels, 2002-2017."
+    NOTICE = (
+        "Made from CheXpert (Stanford University Dataset Research Use Agreement): "
+        "for research, not for commercial use."
+    )
     HOMEPAGE = "https://stanfordmlgroup.github.io/competitions/chexpert/"
     CITATION = (
         "@inproceedings{irvin2019chexpert, title={CheXpert: A large chest radiograph "

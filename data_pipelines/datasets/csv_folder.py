@@ -85,6 +85,8 @@ class CsvFolder(StudyBuilder, skip_registration=True):
 
     DESCRIPTION = "A folder of films and texts described by a metadata.csv."
 
+    NOTICE = "The licence and credit of each record stand with it."
+
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(

@@ -91,6 +91,10 @@ class MimicCxr(StudyBuilder, skip_registration=True):
     """TFDS builder for MIMIC-CXR-JPG and its reports."""
 
     DESCRIPTION = "Chest radiographs and reports of one US hospital, 2011-2016."
+    NOTICE = (
+        "Made from MIMIC-CXR (PhysioNet Credentialed Health Data License): share "
+        "neither the data nor what can give it back with anyone without a licence."
+    )
     HOMEPAGE = "https://physionet.org/content/mimic-cxr-jpg/"
     CITATION = (
         "@misc{johnson2019mimiccxrjpg, title={MIMIC-CXR-JPG, a large publicly "

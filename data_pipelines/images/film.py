@@ -134,7 +134,8 @@ def decode(data: bytes, short_side: int) -> Pixels:
     return _decode_other(data)
 
 
-def _check_size(height: int, width: int) -> None:
+def check_size(height: int, width: int) -> None:
+    """Raises BadFilm for more pixels than any detector has."""
     if height * width > MAX_PIXELS:
         raise BadFilm(
             BAD_PIXELS, f"{width} x {height} is more than {MAX_PIXELS:,} pixels"
@@ -146,7 +147,7 @@ def _decode_jpeg(data: bytes, short_side: int) -> Pixels:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError as error:
         raise BadFilm(UNREADABLE, f"JPEG: {error}") from None
-    _check_size(height, width)
+    check_size(height, width)
     if colorspace in ("CMYK", "YCCK"):
         return _decode_other(data)
     small_height, small_width = target_size(height, width, short_side)
@@ -173,7 +174,7 @@ def _decode_other(data: bytes) -> Pixels:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data))
-            _check_size(image.height, image.width)
+            check_size(image.height, image.width)
             image.load()
     except BadFilm:
         raise
