@@ -125,3 +125,56 @@ def test_bright_border_is_told():
     pixels = raw.film(7, 120, 100)
     assert not convert(raw.jpeg(pixels), 512).bright_border
     assert convert(raw.jpeg(255 - pixels), 512).bright_border
+
+
+def dicom(**tags) -> bytes:
+    """A 16-bit MONOCHROME2 film; tags are added or, when None, removed."""
+    pydicom = pytest.importorskip("pydicom")
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import (
+        DigitalXRayImageStorageForPresentation,
+        ExplicitVRLittleEndian,
+    )
+
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
+    meta.MediaStorageSOPInstanceUID = "1.2.3"
+    dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    pixels = raw.film(8, 90, 80).astype(np.uint16) * 8 + 500
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.SamplesPerPixel = 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
+    dataset.PixelRepresentation = 0
+    dataset.PixelData = pixels.tobytes()
+    for name, value in tags.items():
+        setattr(dataset, name, value)
+    file = io.BytesIO()
+    pydicom.dcmwrite(file, dataset, enforce_file_format=True)
+    return file.getvalue()
+
+
+def test_dicom_rescale_then_window_then_inversion():
+    film = raw.film(8, 90, 80).astype(float)
+    plain = convert(dicom(), 512)
+    assert (plain.bit_depth, plain.inverted) == (12, False)
+    by_range = (film - film.min()) * (255 / np.ptp(film))
+    assert np.abs(pixels_of(plain) - by_range).mean() < 2.5
+    turned = convert(dicom(PhotometricInterpretation="MONOCHROME1"), 512)
+    assert turned.inverted
+    assert np.abs(pixels_of(turned) - (255 - by_range)).mean() < 2.5
+    # The window is in rescaled units and clips; the first of two windows counts.
+    window = {"WindowCenter": [1600, 9], "WindowWidth": [800, 9]}
+    rescale = {"RescaleSlope": 2, "RescaleIntercept": -1000, "RescaleType": "US"}
+    windowed = pixels_of(convert(dicom(**window, **rescale), 512))
+    wanted = np.clip((film * 16 - 1600 + 0.5) / 799 + 0.5, 0, 1) * 255
+    assert np.abs(windowed - wanted).mean() < 3
+    assert (wanted == 0).mean() > 0.1 and (wanted == 255).mean() > 0.05
+
+
+def test_dicom_that_cannot_be_used():
+    with pytest.raises(BadFilm, match="unreadable file"):
+        convert(dicom()[:-400], 512)
+    with pytest.raises(BadFilm, match="2 frames"):
+        convert(dicom(NumberOfFrames=2), 512)

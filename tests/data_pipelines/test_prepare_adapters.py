@@ -240,3 +240,31 @@ def test_chexpert_bad_rows_are_listed(tmp_path):
     prepare("chexpert", root, out, "--max-rejected-percent", "60")
     reasons = sorted(r["reason"] for r in listed(out, "chexpert"))
     assert reasons == ["bad value", "bad value", "missing file", "unknown view"]
+
+
+@pytest.mark.slow
+def test_the_simulated_hospital_goes_through_both_adapters(tmp_path):
+    from data_pipelines.hospital.simulate import main as simulate
+
+    arguments = [
+        "--patients",
+        "6",
+        "--chexpert-patients",
+        "4",
+        "--size",
+        "96",
+        "--jobs",
+        "1",
+    ]
+    assert simulate(["--out", str(tmp_path / "raw"), *arguments]) == 0
+    mimic = prepare("mimic_cxr", tmp_path / "raw/mimic-cxr", tmp_path)
+    other = prepare("chexpert", tmp_path / "raw/chexpert", tmp_path)
+    for dataset in (mimic, other):
+        assert "no patient is real" in dataset.notice
+        assert dataset.images[0]["license"] == "simulated"
+        path = tmp_path / dataset.name / "rejected.csv"
+        assert path.read_text().splitlines() == ["id,path,reason,detail"]
+        assert dataset.table["split"].to_pylist().count("train") > 0
+    assert len(mimic.reports) == mimic.table.num_rows
+    patients = {d.name: set(d.table["patient_id"].to_pylist()) for d in (mimic, other)}
+    assert not patients["mimic_cxr"] & patients["chexpert"]

@@ -1,129 +1,30 @@
 """A build as a whole: csv folders, joins, interruption, refusals, reading."""
 
 import csv
-import itertools
-import json
 import os
-import pickle
 import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import raw_folders as raw
+from built_datasets import check_all_joins, images, prepare
 from PIL import Image
 
 from data_pipelines import records
 from data_pipelines.findings import FINDINGS
 from data_pipelines.plan import split_of_patient
-from data_pipelines.prepare import main
 from data_pipelines.records import find_datasets, open_dataset
 from medclip_jax.errors import UserError
-
-
-def prepare(root, out, *more, jobs=1, name="films"):
-    arguments = ["--dataset", "csv", "--raw", root, "--out", out, "--name", name]
-    arguments += ["--jobs", jobs, *more]
-    assert main([str(a) for a in arguments]) == 0
-    return open_dataset(Path(out) / name)
 
 
 def listed(out, name="rejected"):
     with open(Path(out) / "films" / f"{name}.csv", newline="") as file:
         return list(csv.DictReader(file))
-
-
-def images(dataset):
-    found = (dataset.images[i] for i in range(len(dataset.images)))
-    return {record["image_id"]: record for record in found}
-
-
-def check_all_joins(dataset):
-    records.check_joins(dataset, np.arange(dataset.table.num_rows))
-    rows = list(itertools.chain(*dataset.table["image_rows"].to_pylist()))
-    assert sorted(rows) == list(range(len(dataset.images)))
-    reports = [r for r in dataset.table["report_row"].to_pylist() if r >= 0]
-    assert sorted(reports) == list(range(len(dataset.reports)))
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    root = tmp_path_factory.mktemp("csv")
-    raw.csv_folder(root / "raw", 40)
-    return prepare(root / "raw", root)
-
-
-def test_images_and_texts_are_joined_and_may_be_absent(built):
-    check_all_joins(built)
-    assert (len(built.images), len(built.reports)) == (80, 40)
-    for row in built.table.to_pylist():
-        has_text = row["study_id"].endswith("_s1")
-        assert (row["report_row"] >= 0) == has_text
-        assert len(row["report_labels"]) == (14 if has_text else 0)
-        assert len(row["sentence_labels"]) == 14 * row["n_sentences"]
-        assert len(row["image_labels"]) == 14 * len(row["image_rows"])
-    patients = built.table["patient_id"].to_pylist()
-    assert patients == sorted(patients)
-
-
-def test_films_without_own_labels_have_those_of_the_report(built):
-    effusion = FINDINGS.index("Pleural Effusion")
-    for record in images(built).values():
-        wanted = "report" if record["study_id"].endswith("_s1") else "none"
-        assert record["label_source"] == wanted
-        assert record["labels"][effusion] == (1 if wanted == "report" else -2)
-
-
-def test_small_gray_jpegs_are_stored_byte_for_byte(built):
-    name = "images/p3_1.jpg"
-    wanted = (Path(built.path).parent / "raw" / name).read_bytes()
-    assert images(built)[name]["film"] == wanted
-
-
-def test_records_are_read_by_threads_pickled_and_by_tfds(built):
-    ids = [built.images[i]["image_id"] for i in range(80)]
-    again = pickle.loads(pickle.dumps(built.images))
-    with ThreadPoolExecutor(8) as pool:
-        rows = list(range(80)) * 5
-        found = list(pool.map(lambda i: again[i]["image_id"], rows))
-    assert found == ids * 5
-    with pytest.raises(IndexError):
-        built.images[80]
-    import tensorflow_datasets as tfds
-
-    for kind, stored in (("images", built.images), ("reports", built.reports)):
-        builder = tfds.builder_from_directory(Path(built.path) / kind)
-        source = builder.as_data_source("train+validate+test")
-        assert len(source) == len(stored)
-        for row in (0, len(stored) - 1):
-            raw_record, record = source[row], stored[row]
-            assert set(raw_record) == set(record)
-            for field, value in record.items():
-                theirs = raw_record[field]
-                if isinstance(value, str):
-                    theirs = theirs.decode()
-                elif isinstance(value, list):
-                    theirs = [t.decode() for t in theirs]
-                np.testing.assert_array_equal(theirs, value, err_msg=field)
-
-
-def test_reading_imports_neither_jax_nor_beam_nor_tensorflow(built):
-    code = (
-        "import sys; from data_pipelines.records import open_dataset; "
-        "assert 'tensorflow_datasets' not in sys.modules; "
-        f"d = open_dataset({built.path!r}); d.images[0]; d.reports[0]; "
-        "bad = {'jax', 'apache_beam', 'tensorflow', 'torch'} & set(sys.modules); "
-        "assert not bad, bad"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.slow
@@ -364,39 +265,6 @@ def test_user_errors_come_as_exit_status_2_with_one_message(tmp_path):
             prepare(root, tmp_path / "new", *more)
 
 
-def test_opening_refuses_what_does_not_belong_together(built, tmp_path):
-    def copy(name):
-        path = tmp_path / name
-        shutil.copytree(built.path, path)
-        return path
-
-    path = copy("schema")
-    about = json.loads((path / "fingerprint.json").read_text())
-    (path / "fingerprint.json").write_text(json.dumps(about | {"schema_version": 0}))
-    with pytest.raises(UserError, match="schema 0"):
-        open_dataset(path)
-    path = copy("table")
-    rows = built.table.to_pylist()
-    shifted = [r["image_rows"] for r in rows[1:] + rows[:1]]
-    table = built.table.set_column(
-        built.table.schema.get_field_index("image_rows"),
-        "image_rows",
-        pa.array(shifted, pa.list_(pa.int64())),
-    )
-    pq.write_table(table, path / "studies.parquet")
-    with pytest.raises(UserError, match="studies.parquet expects"):
-        open_dataset(path)
-    path = copy("reports")
-    shutil.rmtree(path / "reports")
-    with pytest.raises(UserError, match="names 40 reports, the shards hold 0"):
-        open_dataset(path)
-    with pytest.raises(UserError, match="fingerprint.json"):
-        open_dataset(tmp_path)
-    assert find_datasets(tmp_path) == [
-        str(tmp_path / n) for n in sorted(["reports", "schema", "table"])
-    ]
-
-
 def test_two_builds_at_once_are_refused(tmp_path):
     from data_pipelines import staging
 
@@ -427,35 +295,9 @@ def test_report_text_is_in_no_message_and_no_list(tmp_path, capfd, monkeypatch):
         assert b"Quixotic" not in path.read_bytes(), path
 
 
-PACKS = Path(os.environ.get("MEDCLIP_DATA_PACKS", ""))
-
-
-@pytest.mark.slow
-@pytest.mark.data_packs
-@pytest.mark.skipif(
-    not (PACKS / "covid_cxr").is_dir(), reason="MEDCLIP_DATA_PACKS is not set"
-)
-@pytest.mark.parametrize(
-    ("pack", "label_map", "films", "reports"),
-    [
-        ("covid_cxr", "covid_cxr", 530, 237),
-        ("nih_cxr14_sample", "nih_cxr14", 600, 0),
-        ("roco_cxr_captions", "none", 0, 696),
-    ],
-)
-def test_real_packs(tmp_path, pack, label_map, films, reports):
-    more = ("--label-map", label_map)
-    dataset = prepare(PACKS / pack, tmp_path, *more, name=pack, jobs=2)
-    check_all_joins(dataset)
-    assert len(dataset.images) == films
-    assert reports - len(dataset.reports) <= 0.01 * reports
-    found = list(images(dataset).values())
-    if pack == "nih_cxr14_sample":
-        assert {r["label_source"] for r in found} == {"label_map"}
-        labels = np.stack([r["labels"] for r in found])
-        assert (labels[:, FINDINGS.index("Pneumonia")] == 1).sum() == 300
-        assert (labels[:, FINDINGS.index("No Finding")] == 1).sum() == 300
-        assert (labels[:, FINDINGS.index("Pneumonia")] == 0).sum() == 300
-    if pack == "covid_cxr":
-        assert {r["view"] for r in found} == {"AP", "PA", "LATERAL"}
-        assert all(r["time"] >= -1 and r["license"] for r in found)
+def test_a_linked_folder_of_the_raw_folder_is_followed(tmp_path):
+    root = tmp_path / "raw"
+    raw.csv_folder(root, 3)
+    (root / "images").rename(tmp_path / "other_disk")
+    (root / "images").symlink_to(tmp_path / "other_disk")
+    assert len(prepare(root, tmp_path).images) == 6
