@@ -63,6 +63,15 @@ def test_folder_by_sentence(tmp_path):
     assert [r["Edema"] for r in rows] == ["", "1", ""]
 
 
+def test_text_is_written_on_request_alone(tmp_path):
+    source = write_csv(tmp_path / "in.csv", [["report"], [f"{SECRET}: edema."]])
+    out = tmp_path / "out.csv"
+    label.main([str(source), "--out", str(out)])
+    assert SECRET not in out.read_text()
+    label.main([str(source), "--out", str(out), "--with-text"])
+    assert read_csv(out)[0]["Reports"] == f"{SECRET}: edema."
+
+
 def reference(tmp_path, effusion):
     header = ["study", "section", "sentence", *reversed(FINDINGS)]
     codes = {"No Finding": "", "Pleural Effusion": effusion}

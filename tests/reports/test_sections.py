@@ -73,6 +73,14 @@ def test_last_of_duplicates_wins_and_empty_is_dropped():
     assert "findings" not in sections
 
 
+def test_official_search_goes_on_after_the_first_line_of_a_text():
+    text = "\n FINDINGS:\n IMPRESSION: Small effusion.\n HISTORY: Cough.\n"
+    sections = parse_sections(text, official=True)
+    assert list(sections) == ["preamble", "findings", "history"]
+    assert "IMPRESSION: Small effusion." in sections["findings"]
+    assert parse_sections(text)["impression"] == "Small effusion."
+
+
 def test_last_paragraph_of_a_report_without_findings():
     text = "\n HISTORY: Cough, r/o pneumonia.\n \n Small effusion.\n \n Big heart.\n"
     for official in (True, False):

@@ -129,6 +129,12 @@ There might be developing pneumonia. | pneumonia=-1
 Pneumonia may be developing. | pneumonia=-1
 Status post right pleural tube placement. | device=1
 Enlarged cardiac silhouette, likely left ventricular prominence. | heart=1
+No consolidation, effusion, and pneumothorax. | consolidation=0 effusion=0 ptx=0
+Possible small effusion, cardiomegaly. | effusion=-1 heart=1
+Heart size is not normal. | heart=-1
+There is no effusion, pneumothorax is small. | effusion=0 ptx=1
+Small effusion, pneumothorax has resolved. | effusion=1 ptx=0
+Pneumothorax, effusion and edema have resolved. | ptx=0 effusion=0 edema=0
 The lingula is partially collapsed. | atelectasis=1
 No edema, focal lung consolidation, pleural fluid, or pneumothorax. | edema=0 consolidation=0 effusion=0 ptx=0
 The heart is smaller since the prior film, but still enlarged. | heart=1
