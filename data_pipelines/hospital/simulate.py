@@ -30,7 +30,7 @@ PATIENTS_A_PART = 8
 
 _EXAMPLES = """examples:
   medclip-jax simulate --out runs/raw --patients 2000 --seed 0 --size 256
-  medclip-jax simulate --out /tmp/small --patients 20 --size 128 --chexpert-patients 0
+  medclip-jax simulate --out runs/small --patients 20 --size 128 --chexpert-patients 0
 
 The same command continues an interrupted simulation. The result is the same for any
 number of jobs. Then:
@@ -320,6 +320,10 @@ def print_summary(
             f"  {name:<28}{counts['truth', name]:>9}{told[0]:>10}{told[1]:>8}{told[2]:>10}"
         )
     print(f"\n  one of the five evaluation findings alone: {counts['alone']} studies")
+    print("\nEverything above is simulated. Next: medclip-jax prepare, on")
+    for layout in ("mimic-cxr", "chexpert"):
+        if (root / layout).exists():
+            print(f"  --dataset {layout.replace('-', '_')} --raw {root / layout}")
 
 
 if __name__ == "__main__":

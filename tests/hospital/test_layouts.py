@@ -95,6 +95,12 @@ def test_order_of_ids_is_not_the_order_of_time(root, studies):
     }
 
 
+def test_truth_stands_in_the_order_of_patients_and_time(studies):
+    keys = [(s["dataset"] == "chexpert", s["number"], s["index"]) for s in studies]
+    assert keys == sorted(keys)
+    assert len({key[:2] for key in keys}) == PATIENTS + OTHERS
+
+
 def test_study_time_loses_its_leading_zeros(root, studies):
     times = {s["study_id"]: s["time"] for s in studies if s["dataset"] == "mimic_cxr"}
     short = 0
