@@ -80,15 +80,14 @@ def normalize_heading(heading: str) -> str:
 
 def _find_headings(text: str, official: bool) -> list[tuple[str, int, int]]:
     """Lists (raw heading, start of heading, start of its text)."""
-    found: list[tuple[str, int, int]] = []
     if official:
-        match = _OFFICIAL_HEADING.search(text)
-        while match:
-            found.append((match.group(1), match.start(1), match.end()))
-            # Going on after the first line of the text keeps "X: Y:" one section.
-            newline = text.find("\n", match.end())
-            match = _OFFICIAL_HEADING.search(text, max(newline, match.end()))
-        return found
+        # The parser's rule to go on after the first line of a text changes nothing:
+        # a heading begins with a line break.
+        return [
+            (match.group(1), match.start(1), match.end())
+            for match in _OFFICIAL_HEADING.finditer(text)
+        ]
+    found: list[tuple[str, int, int]] = []
     matches = [*_WIDE_HEADING.finditer(text), *_headings().any_case.finditer(text)]
     for match in sorted(matches, key=lambda match: match.start(1)):
         if not found or match.start(1) >= found[-1][2]:

@@ -73,7 +73,7 @@ def test_last_of_duplicates_wins_and_empty_is_dropped():
     assert "findings" not in sections
 
 
-def test_official_search_goes_on_after_the_first_line_of_a_text():
+def test_official_heading_swallows_the_heading_of_its_first_line():
     text = "\n FINDINGS:\n IMPRESSION: Small effusion.\n HISTORY: Cough.\n"
     sections = parse_sections(text, official=True)
     assert list(sections) == ["preamble", "findings", "history"]
