@@ -112,6 +112,7 @@ class TrainInput:
 
     def prefetch(self, start_step: int = 0) -> Iterator[tuple[int, Batch]]:
         """(step, batch) from a step on, made ahead by threads, in order."""
+        # The batch is made inside one element, so no number of threads changes it.
         steps = grain.MapDataset.range(start_step, 2**62)
         ahead = steps.map(lambda step: (int(step), self.batch(int(step))))
         options = grain.ReadOptions(

@@ -2,60 +2,73 @@
 
 from collections.abc import Mapping
 
-import grain
 import numpy as np
 
 from medclip_jax.inputs import draw
+
+# Shares are counted in these, so that the interleaving is exact integer arithmetic.
+_SHARE_UNIT = 1 << 20
 
 
 class Stream:
     """Positions 0, 1, 2, ... to items; each pass over the items is shuffled anew.
 
     Parts of equal weight are shuffled together, so that one pass sees each item
-    once. Otherwise each part has its own order and pass, and is met in proportion to
-    weight times size.
+    once. Otherwise each part has its own order and passes, and the parts are
+    interleaved evenly, in proportion to weight times size.
 
     Args:
       parts: name to (items, weight): int array, and a factor on its natural share.
         Empty parts and parts of weight 0 are left out.
-      seed: of the run; each part draws its own from it and its name, since two
-        sources of one length and one seed would be shuffled alike.
+      seed: of the run. The order also depends on the names, since two sources of one
+        length and one seed would be shuffled alike.
     """
 
     def __init__(self, parts: Mapping[str, tuple[np.ndarray, float]], seed: int):
         used = {k: (i, w) for k, (i, w) in parts.items() if len(i) and w > 0}
-        self.shares: dict[str, float] = {}
+        self._seed = seed
         total = sum(len(items) * weight for items, weight in used.values())
-        for name, (items, weight) in used.items():
-            self.shares[name] = len(items) * weight / total
+        self.shares: dict[str, float] = {
+            name: len(items) * weight / total for name, (items, weight) in used.items()
+        }
         if len({weight for _, weight in used.values()}) == 1:
-            name = "+".join(used)
-            used = {name: (np.concatenate([i for i, _ in used.values()]), 1.0)}
-        self._items = np.concatenate(
-            [i for i, _ in used.values()] or [np.zeros(0, int)]
-        )
-        self._order = _order(used, seed) if used else None
+            joined = np.concatenate([items for items, _ in used.values()])
+            self._parts = {"+".join(used): joined}
+        else:
+            self._parts = {name: items for name, (items, _) in used.items()}
 
     def __len__(self) -> int:
         """Number of different items."""
-        return len(self._items)
+        return sum(len(items) for items in self._parts.values())
 
     def at(self, positions: np.ndarray) -> np.ndarray:
         """The items at global positions (int array), in that order."""
-        assert self._order is not None, "an empty stream has no positions"
-        return self._items[[self._order[int(p)] for p in positions]]
+        assert self._parts, "an empty stream has no positions"
+        positions = np.asarray(positions, np.int64)
+        found = np.zeros(positions.shape, np.int64)
+        rest = np.ones(positions.shape, bool)
+        rest_share = 1.0
+        for name, items in self._parts.items():
+            share = self.shares.get(name, 1.0)
+            mine, place = _interleave(positions[rest], share / rest_share)
+            order = draw.shuffled(self._seed, "order:" + name, place[mine], len(items))
+            at = np.flatnonzero(rest)
+            found[at[mine]] = items[order]
+            positions = positions.copy()
+            positions[at[~mine]] -= place[~mine]
+            rest[at[mine]] = False
+            rest_share -= share
+            if not rest.any():
+                break
+        return found
 
 
-def _order(used: dict[str, tuple[np.ndarray, float]], seed: int) -> grain.MapDataset:
-    sources, weights, first = [], [], 0
-    for name, (items, weight) in used.items():
-        part = grain.MapDataset.range(first, first + len(items))
-        part = part.seed(draw.derive_seed(seed, "order:" + name)).shuffle()
-        # Repeated before any slice by host: all hosts have equally many positions.
-        sources.append(part.repeat())
-        weights.append(len(items) * weight)
-        first += len(items)
-    if len(sources) == 1:
-        return sources[0]
-    total = sum(weights)
-    return grain.MapDataset.mix(sources, weights=[w / total for w in weights])
+def _interleave(positions: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Which positions belong to a part with this share of all.
+
+    Returns:
+      bool, and the number of positions of the part before each.
+    """
+    units = min(max(round(share * _SHARE_UNIT), 1), _SHARE_UNIT)
+    before = positions * units // _SHARE_UNIT
+    return (positions + 1) * units // _SHARE_UNIT > before, before

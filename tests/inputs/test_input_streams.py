@@ -18,6 +18,10 @@ def test_weights_multiply_the_natural_share():
     stream = Stream(parts, 0)
     assert stream.shares == {"a": 0.5, "b": 0.5}
     assert stream.at(np.arange(4000)).mean() == pytest.approx(0.5, abs=0.01)
+    # Every stretch has its share.
+    for start in (0, 7, 10**9):
+        kinds = stream.at(np.arange(start, start + 100))
+        assert abs(kinds.sum() - 50) <= 1
     # Each part has its own pass: none of its items comes twice before all came once.
     items = Stream({"a": (np.arange(300), 1.0), "b": (np.arange(300, 400), 3.0)}, 0).at(
         np.arange(190)
@@ -50,3 +54,25 @@ def test_two_sources_of_one_length_are_uncorrelated():
     a = Stream({"images": (np.arange(2000), 1.0)}, 0).at(at)
     b = Stream({"texts": (np.arange(2000), 1.0)}, 0).at(at)
     assert abs(np.corrcoef(a, b)[0, 1]) < 4 / np.sqrt(len(at))
+
+
+def test_three_parts_share_by_weight_and_each_keeps_its_passes():
+    parts = {
+        "a": (np.arange(10), 1.0),
+        "b": (np.arange(10, 30), 2.0),
+        "c": (np.arange(30, 60), 5.0),
+    }
+    stream = Stream(parts, 0)
+    items = stream.at(np.arange(2000))
+    shares = [
+        np.mean((items >= low) & (items < high))
+        for low, high in ((0, 10), (10, 30), (30, 60))
+    ]
+    np.testing.assert_allclose(shares, [10 / 200, 40 / 200, 150 / 200], atol=0.002)
+    for low, high in ((0, 10), (10, 30), (30, 60)):
+        mine = items[(items >= low) & (items < high)]
+        for k in range(len(mine) // (high - low)):
+            one = mine[k * (high - low) : (k + 1) * (high - low)]
+            assert sorted(one) == list(range(low, high))
+    scattered = np.array([1999, 3, 700, 3])
+    np.testing.assert_array_equal(stream.at(scattered), items[scattered])
