@@ -197,11 +197,15 @@ def test_pixel_baseline_learns_brightness_and_not_noise():
     for film, c in enumerate(classes):
         where[film, c * 6 : c * 6 + 6] = 60
     bright = (films + where).astype(np.uint8)
-    fitted = baselines.fit_pixels_logistic([bright[:150]], classes[:150], range(150))
+    fitted = baselines.fit_pixels_logistic(
+        baselines.shrink(bright[:150]), classes[:150], range(150)
+    )
     right = fitted.predict([bright[150:170], bright[170:]]) == classes[150:]
     assert right.mean() > 0.95 and fitted.films == 150
     noise = films.astype(np.uint8)
-    fitted = baselines.fit_pixels_logistic([noise[:150]], classes[:150], range(150))
+    fitted = baselines.fit_pixels_logistic(
+        baselines.shrink(noise[:150]), classes[:150], range(150)
+    )
     assert (fitted.predict([noise[150:]]) == classes[150:]).mean() < 0.45
 
 

@@ -1,0 +1,86 @@
+"""The options of `medclip-jax evaluate`."""
+
+import argparse
+from pathlib import Path
+
+from data_pipelines.findings import SPLITS
+from medclip_jax.errors import UserError
+from medclip_jax.evaluation import five_class
+from medclip_jax.evaluation.rows import PROTOCOLS
+
+EXAMPLES = """examples:
+  medclip-jax evaluate --workdir runs/demo/train --data runs/demo/shards \\
+      --out runs/demo/report
+  medclip-jax evaluate --workdir runs/swin --data shards --protocols retrieval \\
+      --step 20000 --out runs/swin/report
+
+DIR/report.html needs no network; DIR/results.json and DIR/results.md hold the figures.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the verb."""
+    out = argparse.ArgumentParser(
+        "medclip-jax evaluate",
+        description="Runs evaluation protocols on a checkpoint, beside chance and "
+        "beside the untrained network, and writes a report.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = out.add_argument
+    add("--workdir", required=True, type=Path, help="of `medclip-jax train`")
+    add("--data", required=True, type=Path, metavar="DIR", help="prepared data sets")
+    add("--out", required=True, type=Path, metavar="DIR", help="folder for the report")
+    add(
+        "--protocols",
+        default="zero_shot,retrieval",
+        help="comma-separated beginnings of protocol names (default "
+        f"zero_shot,retrieval; there are {', '.join(PROTOCOLS)})",
+    )
+    add("--step", default="best", help="best, latest or a step (default best)")
+    add("--split", default="test", choices=SPLITS, help="(default test)")
+    add("--per-class", type=int, default=200, metavar="N",
+        help="most films, and sentences, of each of the five classes "
+        "(default 200)")  # fmt: skip
+    add("--minimum", type=int, default=10, metavar="N",
+        help="fewer films of a class than this are no five-class set "
+        "(default 10)")  # fmt: skip
+    add("--rule", default="loose", choices=five_class.RULES,
+        help="loose: exactly one of the five positive, other findings free; "
+        "chexpert_5x200: the other eight absent too (default loose)")  # fmt: skip
+    add("--uncertain", default="disqualify", choices=five_class.UNCERTAIN_AS,
+        help="an uncertain label where one must be absent: disqualify (GLoRIA) or "
+        "zero (MedCLIP) (default disqualify)")  # fmt: skip
+    add("--views", default="frontal", choices=("frontal", "all"),
+        help="frontal leaves out lateral and other views (default frontal)")  # fmt: skip
+    add("--by-view", action="store_true",
+        help="the 14 findings within each view as well; for data whose findings go "
+        "with the view")  # fmt: skip
+    add("--prompts-per-class", type=int, default=10, metavar="N", help="(default 10)")
+    add("--draws", type=int, default=5, metavar="N",
+        help="prompt draws to average over (default 5)")  # fmt: skip
+    add("--max-films", type=int, default=2000, metavar="N",
+        help="most films for the 14 findings and for exact retrieval "
+        "(default 2000)")  # fmt: skip
+    add("--ceiling", type=Path, metavar="WORKDIR",
+        help="run of method supervised, measured on the same films")  # fmt: skip
+    add("--batch-size", type=int, default=64, metavar="N", help="(default 64)")
+    add("--seed", type=int, default=0, help="of every draw (default 0)")
+    add("--show-text", action="store_true",
+        help="show query text in the report also when it is not simulated; report "
+        "text is protected health information")  # fmt: skip
+    add("--allow-prompt-overlap", action="store_true",
+        help="go on when training sentences equal evaluation prompts")  # fmt: skip
+    return out
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises UserError for a number out of range, or a file in the report's place."""
+    names = ("per_class", "minimum", "prompts_per_class", "draws", "max_films",
+             "batch_size")  # fmt: skip
+    for name in names:
+        if getattr(args, name) < 1:
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag} must be at least 1, found {getattr(args, name)}")
+    if args.out.exists() and not args.out.is_dir():
+        raise UserError(f"--out {args.out} is a file; expected a folder to write to")

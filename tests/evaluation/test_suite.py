@@ -1,0 +1,216 @@
+"""All protocols on a method whose answer is known, and the report made of them."""
+
+import base64
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medclip_jax.errors import UserError
+from medclip_jax.evaluation import plots, report, rows, sections
+from medclip_jax.evaluation.sets import Options
+from medclip_jax.evaluation.suite import measure
+
+sys.path.insert(0, str(Path(__file__).parent))
+import planted  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def measured():
+    films, sentences = planted.films(), planted.sentences()
+    result = measure(
+        films, sentences, sentences, planted.networks(), Options(by_view=True)
+    )
+    return films, sentences, result
+
+
+def by_name(result):
+    return {(row.protocol, row.metric, row.dataset): row for row in result.rows}
+
+
+def test_planted_findings_are_found_and_untrained_is_near_chance(measured):
+    _, _, result = measured
+    found = by_name(result)
+    head = found["zero_shot_five", "accuracy", "toy"]
+    assert head.value == 1 and head.n == 100 and head.chance == 0.2
+    assert head.untrained < 0.6
+    assert found["zero_shot_five", "auroc", "toy"].value == 1
+    assert found["zero_shot_findings/Edema", "auroc", "toy"].value > 0.95
+    for protocol in ("retrieval_image_to_text", "retrieval_text_to_image"):
+        for k in (1, 2, 5, 10):
+            assert found[protocol, f"precision_at_{k}", "toy"].value == 1
+    assert result.films == 100 and result.patients == 50
+    assert set(result.found) == {
+        "Atelectasis",
+        "Cardiomegaly",
+        "Consolidation",
+        "Edema",
+        "Pleural Effusion",
+    }
+
+
+def test_findings_within_each_view(measured):
+    found = by_name(measured[2])
+    assert found["zero_shot_findings", "auroc", "toy AP"].n == 50
+    assert found["zero_shot_findings", "auroc", "toy PA"].n == 50
+
+
+def test_exact_retrieval_finds_the_class_and_guesses_within_it(measured):
+    row = by_name(measured[2])["retrieval_exact/image_to_text", "recall_at_10", "toy"]
+    # 100 reports, 20 of the film's class, all alike to this network.
+    assert 0.4 < row.value < 0.6
+    assert row.chance == pytest.approx(0.1)
+
+
+def test_findings_that_cannot_be_measured_are_named(measured):
+    skipped = measured[2].skipped
+    assert "zero_shot_findings/Fracture (toy)" in skipped
+    assert "0 positive" in skipped["zero_shot_findings/Fracture (toy)"]
+
+
+def test_without_reports_retrieval_is_skipped_by_name():
+    result = measure(planted.films(), None, None, planted.networks(), Options())
+    for protocol in rows.PROTOCOLS[2:]:
+        assert result.skipped[protocol] == "this split has no report text"
+    assert not any(row.protocol.startswith("retrieval") for row in result.rows)
+
+
+def test_too_few_films_of_a_class_are_told():
+    films = planted.films(count=20, lateral=1)
+    options = Options(protocols=("zero_shot_five",), minimum=4)
+    result = measure(films, None, None, planted.networks(), options)
+    assert "Atelectasis 3" in result.skipped["zero_shot_five"] and not result.rows
+    loose = Options(protocols=("zero_shot_five",), minimum=4, frontal=False)
+    assert measure(films, None, None, planted.networks(), loose).rows
+
+
+def test_same_seed_same_figures(measured):
+    films, sentences, result = measured
+    again = measure(
+        films, sentences, sentences, planted.networks(), Options(by_view=True)
+    )
+    assert [row.as_json() for row in again.rows] == [
+        row.as_json() for row in result.rows
+    ]
+
+
+def test_protocols_are_chosen_by_prefix():
+    assert rows.select_protocols("zero_shot") == rows.PROTOCOLS[:2]
+    assert rows.select_protocols("retrieval, zero_shot") == rows.PROTOCOLS
+    assert rows.select_protocols("retrieval_exact") == ("retrieval_exact",)
+    with pytest.raises(UserError, match=r"'probe'.*zero_shot_five"):
+        rows.select_protocols("zero_shot,probe")
+    with pytest.raises(UserError, match="names none"):
+        rows.select_protocols(" ,")
+
+
+def make(measured, show_text, simulated=False):
+    films, sentences, result = measured
+    return report.Report(
+        title="Evaluation <of> a test",
+        checkpoint="runs/x step 3",
+        data="toy test",
+        rows=result.rows,
+        facts={"Method": "planted"},
+        simulated=simulated,
+        sections=sections.of_result(result, films, sentences, show_text),
+        skipped=result.skipped,
+        details={"Config": "seed: 0"},
+        limits=sections.limits(result.rows, simulated, 0, 10, True),
+        extra={"prompt_overlap": 0},
+    )
+
+
+@pytest.fixture(scope="module")
+def written(measured, tmp_path_factory):
+    out = tmp_path_factory.mktemp("report")
+    report.write(make(measured, show_text=False), out)
+    return out
+
+
+def test_results_json_keeps_its_promise(written, measured):
+    results = json.loads((written / "results.json").read_text())
+    assert {"checkpoint", "data", "rows", "prompt_overlap", "skipped"} <= set(results)
+    always = {"protocol", "dataset", "metric", "value", "n", "chance", "untrained"}
+    for row in results["rows"]:
+        assert always | {"low", "high"} <= set(row)
+        assert re.match("zero_shot|retrieval", row["protocol"])
+        assert isinstance(row["value"], float) and isinstance(row["n"], int)
+    assert len(results["rows"]) == len(measured[2].rows)
+    table = (written / "results.md").read_text()
+    assert "| zero_shot_five | toy | accuracy | 1.000 ± 0.000 |" in table
+
+
+def test_the_page_needs_no_network(written):
+    page = (written / "report.html").read_text()
+    assert not re.search(r"https?://|//[a-z]+\.|<link|<script|@import|url\(", page)
+    sources = re.findall(r'src="([^"]*)"', page)
+    assert len(sources) > 25
+    for source in sources:
+        kind, data = source.split(";base64,")
+        magic = {"data:image/png": b"\x89PNG", "data:image/jpeg": b"\xff\xd8"}[kind]
+        assert base64.b64decode(data).startswith(magic)
+    assert "Evaluation &lt;of&gt; a test" in page
+
+
+def test_report_text_is_shown_only_when_allowed(written, measured):
+    hidden = (written / "report.html").read_text()
+    assert "secret" not in hidden and re.search(r"study s\d\d\d", hidden)
+    assert "secret" not in (written / "results.json").read_text()
+    shown = report.render(make(measured, show_text=True))
+    assert "secret" in shown
+
+
+def test_simulated_data_says_so_first(measured, written):
+    page = report.render(make(measured, show_text=True, simulated=True))
+    assert 0 < page.index("Simulated data") < page.index("zero-shot accuracy")
+    assert "Simulated data" not in (written / "report.html").read_text()
+
+
+def test_baselines_stand_in_the_ladder(measured):
+    from dataclasses import replace
+
+    made = make(measured, show_text=False)
+    head = replace(made.rows[0], pixels_logistic=0.38, supervised=0.9)
+    page = report.render(replace(made, rows=[head]))
+    assert "16 × 16 pixels" in page and 'style="width:38.0%"' in page
+    assert "0.380" in report.plain_table([head])
+    assert head.as_json()["supervised"] == 0.9
+    assert "supervised" not in made.rows[0].as_json()
+
+
+def test_nan_becomes_null():
+    row = rows.Row("retrieval_x", "d", "m", float("nan"), 1, 0.2, None, float("nan"))
+    plain = row.as_json()
+    assert plain["value"] is None and plain["low"] is None and "std" not in plain
+    json.dumps(plain, allow_nan=False)
+
+
+def test_metrics_lines_torn_and_repeated(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    assert sections.training(file) is None
+    file.write_text(
+        '{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0, "zero_shot/accuracy": 0.3}\n'
+        '{"step": 2, "loss": 2.0, "zero_shot/accuracy": 0.3}\n{"step": 3, "lo'
+    )
+    assert len(sections.read_metrics(file)) == 3
+    assert "2 logged steps" in sections.training(file).pictures[0].caption
+    file.write_text('{"step": 1}\n')
+    assert sections.training(file) is None
+
+
+def test_pictures_are_pngs_of_the_same_bytes():
+    counts = np.array([[3, 1], [0, 0]])
+    first = plots.confusion_matrix(counts, ["a", "b"])
+    assert first.startswith(b"\x89PNG")
+    assert first == plots.confusion_matrix(counts, ["a", "b"])
+
+
+def test_tsne_survives_equal_embeddings():
+    points = plots.project(np.ones((20, 4), np.float32))
+    assert points.shape == (20, 2) and np.isfinite(points).all()
+    with pytest.raises(ValueError, match="3 films"):
+        plots.project(np.ones((3, 4)))
