@@ -174,9 +174,9 @@ def build(body: Body, pose: Pose, difficulty: float) -> Anatomy:
     noise = rng.standard_normal(16)
     top = lung_height + pose.inspiration
     domes = {
-        RIGHT: Dome(top, 62 + 4 * noise[0], 150 + 15 * noise[1], 42 + 4 * noise[2]),
+        RIGHT: Dome(top, 62 + 4 * noise[0], 195 + 18 * noise[1], 42 + 4 * noise[2]),
         LEFT: Dome(
-            top + 11 + 6 * stray * noise[3], 60, 145 + 15 * noise[4], 41 + 4 * noise[5]
+            top + 11 + 6 * stray * noise[3], 60, 190 + 18 * noise[4], 41 + 4 * noise[5]
         ),
     }
     right, left = _pedicle(lung_height, noise[6:9] * (1.5 + 2 * difficulty))

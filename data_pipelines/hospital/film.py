@@ -70,7 +70,7 @@ def draw_pose(body: Body, view: str, size: int, seed: int, difficulty: float) ->
     landscape = rng.random() < (0.5 if portable else 0.3) and view != "LATERAL"
     long_side = round(size / aspect)
     height, width = (size, long_side) if landscape else (long_side, size)
-    short_mm = 330.0 * (1 + 0.24 * d * rng.uniform(-0.9, 1.3))
+    short_mm = 330.0 * (1 + 0.30 * d * rng.uniform(-0.8, 1.3))
     if view == "LATERAL":
         short_mm *= 0.95
     loose = 1.5 if portable else 1.0
@@ -82,7 +82,7 @@ def draw_pose(body: Body, view: str, size: int, seed: int, difficulty: float) ->
         centre_u=float(np.clip(32 * d * loose * g[0], -50, 50)),
         centre_v=132.0 + float(np.clip(36 * d * g[1], -48, 48)),
         roll=float(np.radians(5.0 * d * loose * np.clip(g[2], -2, 2))),
-        yaw=0.09 * d * loose * float(np.clip(g[3], -2, 2)),
+        yaw=0.18 * d * loose * float(np.clip(g[3], -2, 2)),
         tilt=0.10 * d * float(g[4]) + (0.06 if portable else 0.0),
         bend=26.0 * body.kyphosis + 4.0 * d * float(g[5]),
         inspiration=float(np.clip(26 * d * g[6], -34, 22)) - (9.0 if portable else 0.0),
@@ -110,7 +110,7 @@ def draw_look(body: Body, view: str, seed: int, difficulty: float) -> Look:
         tilt_x=float(0.5 * d * g[6]),
         tilt_y=float(0.5 * d * g[7]),
         vignette=float(0.4 * d * g[8]),
-        uneven=float(0.75 * d),
+        uneven=float(1.4 * d),
         anatomic=float(0.012 + 0.03 * d),
         border=tuple(float(v) for v in border),
         marker="L" if rng.random() < 0.75 else "R",

@@ -34,7 +34,7 @@ def reshape(anatomy: Anatomy, finding: Finding) -> Anatomy:
     """The chest as one finding deforms it: heart, mediastinum, domes."""
     s, name, kind = finding.severity, finding.name, finding.kind
     if name == "Cardiomegaly":
-        ratio = 0.515 + 0.125 * s + 0.25 * (anatomy.heart_ratio - 0.43)
+        ratio = 0.51 + 0.115 * s + 0.25 * (anatomy.heart_ratio - 0.43)
         return replace(anatomy, heart_ratio=ratio, heart_tilt=anatomy.heart_tilt - 0.1)
     if name == "Enlarged Cardiomediastinum":
         rng = np.random.default_rng([abs(finding.seed), 301])

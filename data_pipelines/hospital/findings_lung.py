@@ -214,7 +214,7 @@ def lesion(scene: Scene, finding: Finding, rng) -> np.ndarray:
         )
         r = np.float32(radius) * (1 + (wavy if mass else 0.4 * wavy))
         chord = 2 * np.sqrt(np.maximum(r * r - dp * dp - dz * dz, 0))
-        dense = 0.95 if mass else 1.5 - 0.3 * s
+        dense = 0.95 if mass else 1.9 - 0.5 * s
         total += scene.add(chord * np.float32(dense * scene.strength))
         if mass:
             total += scene.add(_spicules(scene, centre, radius, rng))

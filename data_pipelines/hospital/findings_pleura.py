@@ -36,13 +36,13 @@ def effusion(scene: Scene, finding: Finding, rng) -> np.ndarray:
             total += _below(scene, side)
             depth = 6.0 + 5.0 * s
         else:
-            depth = 26.0 + 88.0 * s**1.15
+            depth = 52.0 + 78.0 * s
             depth *= rng.uniform(0.9, 1.1)
         floor = scene.healthy.domes[side].top + 44.0
         if finding.kind == "subpulmonic":
             floor = scene.anatomy.domes[side].top + 40.0
         # The layer is thick below the level and tapers off upwards over some cm.
-        taper = 9.0 + 13.0 * s
+        taper = 12.0 + 12.0 * s
         wall = 75.0 * np.exp(np.minimum((z - (floor - depth + 20)) / taper - 1.6, 0.3))
         wall *= smoothstep(floor - depth - 4.5 * taper, floor - depth, z)
         total += scene.fill(side, _layer_share(scene, side, wall) * np.float32(0.97))

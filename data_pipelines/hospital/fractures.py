@@ -41,10 +41,18 @@ def locate(anatomy: Anatomy, finding: Finding) -> Break:
         return Break(None, (side, place, gap), point, 16.0)
     low, high = _RIBS.get(finding.lobe, (4, 9))
     number = int(rng.integers(low, high))
-    place, gap = rng.uniform(0.34, 0.6), 9.0 + 8.0 * s
+    place, gap = rng.uniform(0.18, 0.4), 15.0 + 10.0 * s
     axis = rib_axes(anatomy, 1.0)[number, side]
     point = axis[int(place * len(axis))]
     return Break((number, side, place, gap), None, point, 15.0)
+
+
+def callus(frame: Frame, place: Break) -> np.ndarray:
+    """Swelling and new bone about a break: a soft blob, mm of water HxW."""
+    sigma = 0.26 * place.radius
+    height = 9.0
+    point, mass = place.point[None], np.array([height * 2 * np.pi * sigma**2])
+    return frame.draw(point, mass, sigma)
 
 
 def region(frame: Frame, place: Break) -> np.ndarray:

@@ -13,6 +13,7 @@ from data_pipelines.hospital.projection import (
     Frame,
     ellipsoid_chord,
     smoothstep,
+    window,
 )
 
 _APEX_HEIGHT = 56.0
@@ -71,9 +72,9 @@ def lung_chord(
     Returns:
         float32 HxW, mm.
     """
-    part = _columns(anatomy, p, side) if frame.frontal else slice(None)
+    box = _lung_window(anatomy, frame, p, z, side)
     chord = np.zeros(p.shape, np.float32)
-    p, z = p[:, part], z[:, part]
+    p, z = p[box], z[box]
     index = level(z)
     a = anatomy.half_width_at(heights())
     b = anatomy.half_depth_at(heights())
@@ -82,18 +83,19 @@ def lung_chord(
     args = (anatomy, anatomy.domes[side], p, z, a.take(index), b.take(index))
     if frame.frontal:
         pedicle = anatomy.pedicle_left if side == LEFT else anatomy.pedicle_right
-        chord[:, part] = _frontal_lung(*args, pedicle.take(index), SIGN[side])
+        chord[box] = _frontal_lung(*args, pedicle.take(index), SIGN[side])
     else:
-        chord[:] = _lateral_lung(*args)
+        chord[box] = _lateral_lung(*args)
     return chord
 
 
-def _columns(anatomy, x, side):
-    """The columns that can show one lung in a frontal film, as a slice."""
-    edge = np.stack([x[0], x[-1]]) * SIGN[side]
-    reach = (edge.max(0) > -45) & (edge.min(0) < anatomy.half_width + 5)
-    columns = np.flatnonzero(reach)
-    return slice(columns[0], columns[-1] + 1) if len(columns) else slice(0, 0)
+def _lung_window(anatomy, frame, p, z, side):
+    """The part of the film that can show one lung."""
+    a, height = anatomy.half_width, 0.5 * anatomy.lung_height
+    if frame.frontal:
+        reach = 0.5 * (a + 60)
+        return window(p, z, SIGN[side] * (reach - 60), reach, height, height + 75)
+    return window(p, z, 0.0, anatomy.half_depth, height, height + 75)
 
 
 def _frontal_lung(anatomy, dome, x, z, a, b, pedicle, sign):
@@ -226,12 +228,17 @@ def _arms(anatomy, away, x, z):
 
 
 def _breast(anatomy, x, z, thick):
+    out = np.zeros(x.shape, np.float32)
+    box = window(x, z, 0.62 * anatomy.half_width, 66.0, anatomy.breast_z - 20, 68)
+    x, z = x[box], z[box]
     dx = (x - np.float32(0.62 * anatomy.half_width)) * np.float32(1 / 66.0)
     dz = z - np.float32(anatomy.breast_z)
     # Sharp below, where the breast folds; above it runs out into the chest wall.
     fade = 1 - smoothstep(-75.0, 25.0, -dz)
     dz = np.maximum(dz, 0) * np.float32(1 / 46.0)
-    return np.float32(thick) * fade * np.sqrt(np.maximum(1 - dx * dx - dz * dz, 0))
+    bulge = np.sqrt(np.maximum(1 - dx * dx - dz * dz, 0))
+    out[box] = np.float32(thick) * fade * bulge
+    return out
 
 
 def _side_body(anatomy, y, z):

@@ -66,6 +66,7 @@ class Frame:
         u = cols * self._cos + rows * self._sin + pose.centre_u
         v = rows * self._cos - cols * self._sin + pose.centre_v
         self._u, self._v = u.astype(np.float32), v.astype(np.float32)
+        self._planes: dict[float, tuple[np.ndarray, np.ndarray]] = {}
 
     def magnification(self, depth):
         """Size on the film of what lies at a depth, relative to the centre plane."""
@@ -78,8 +79,14 @@ class Frame:
             depth: y in a frontal film, x in a lateral one, mm.
 
         Returns:
-            (x, z) maps in a frontal film, (y, z) maps in a lateral one, float32 HxW.
+            (x, z) maps in a frontal film, (y, z) maps in a lateral one, float32 HxW;
+            kept, so not to be written to.
         """
+        if depth not in self._planes:
+            self._planes[depth] = self._plane(depth)
+        return self._planes[depth]
+
+    def _plane(self, depth):
         scale = np.float32(1.0 / self.magnification(depth))
         z = (self._v - np.float32(_CENTRE_Z)) * scale
         z += np.float32(_CENTRE_Z - self.pose.tilt * depth)
@@ -110,35 +117,64 @@ class Frame:
 
     def splat(self, points_Nx3: np.ndarray, volume_N: np.ndarray) -> np.ndarray:
         """Drop the volumes (mm3) of points on the grid; returns mean chords, mm HxW."""
-        rows, cols = self.pixels(np.asarray(points_Nx3, np.float32))
-        height, width = self.shape
-        inside = (rows >= 0) & (cols >= 0) & (rows < height - 1) & (cols < width - 1)
-        mass = np.broadcast_to(volume_N, rows.shape)
-        if not inside.all():
-            rows, cols, mass = rows[inside], cols[inside], mass[inside]
-        top, left = rows.astype(np.int64), cols.astype(np.int64)
-        down, right = rows - top, cols - left
-        corner = top * width + left
-        low = mass * (1 - down)
-        high = mass - low
-        # Four sums over one index: the other corners are whole-image shifts of it.
-        flat = np.empty((4, height, width), np.float32)
-        for k, part in enumerate((low, low * right, high, high * right)):
-            flat[k] = np.bincount(corner, part, height * width).reshape(height, width)
-        image = flat[0] - flat[1]
-        image[:, 1:] += flat[1, :, :-1]
-        image[1:] += flat[2, :-1] - flat[3, :-1]
-        image[1:, 1:] += flat[3, :-1, :-1]
-        return image * np.float32(1 / self.pose.mm_per_px**2)
-
-    def blur(self, image_HxW: np.ndarray, sigma_mm: float) -> np.ndarray:
-        """Gaussian blur by a width in mm (never below the pixel's own 0.45 px)."""
-        sigma = max(sigma_mm / self.pose.mm_per_px, 0.45)
-        return gaussian_filter(image_HxW, sigma, truncate=2.5, mode="nearest")
+        return self._deposit(points_Nx3, volume_N, None)
 
     def draw(self, points_Nx3, volume_N, sigma_mm: float) -> np.ndarray:
         """Splat and blur: the chords of a thin structure, mm HxW."""
-        return self.blur(self.splat(points_Nx3, volume_N), sigma_mm)
+        return self._deposit(points_Nx3, volume_N, self._sigma(sigma_mm))
+
+    def _sigma(self, sigma_mm):
+        return max(sigma_mm / self.pose.mm_per_px, 0.45)
+
+    def blur(self, image_HxW: np.ndarray, sigma_mm: float) -> np.ndarray:
+        """Gaussian blur by a width in mm (never below the pixel's own 0.45 px)."""
+        sigma = self._sigma(sigma_mm)
+        return gaussian_filter(image_HxW, sigma, truncate=2.5, mode="nearest")
+
+    def _deposit(self, points_Nx3, volume_N, sigma_px):
+        """Splat, and blur unless sigma is None, in the box that the points need."""
+        image = np.zeros(self.shape, np.float32)
+        rows, cols = self.pixels(np.asarray(points_Nx3, np.float32))
+        height, width = self.shape
+        inside = (rows >= 0) & (cols >= 0) & (rows < height - 1) & (cols < width - 1)
+        mass = np.broadcast_to(np.asarray(volume_N, np.float32), rows.shape)
+        if not inside.all():
+            rows, cols, mass = rows[inside], cols[inside], mass[inside]
+        if not len(rows):
+            return image
+        margin = 2 if sigma_px is None else int(2.5 * sigma_px) + 2
+        low = [max(0, int(v.min()) - margin) for v in (rows, cols)]
+        high = [
+            min(n, int(v.max()) + margin + 2)
+            for v, n in zip((rows, cols), self.shape, strict=True)
+        ]
+        box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        shape = (high[0] - low[0], high[1] - low[1])
+        part = _bilinear(rows - low[0], cols - low[1], mass, shape)
+        part *= np.float32(1 / self.pose.mm_per_px**2)
+        if sigma_px is not None:
+            part = gaussian_filter(part, sigma_px, truncate=2.5, mode="nearest")
+        image[box] = part
+        return image
+
+
+def _bilinear(rows, cols, mass, shape):
+    """Sum of masses, each shared by the four pixels about its place."""
+    height, width = shape
+    top, left = rows.astype(np.int64), cols.astype(np.int64)
+    down, right = rows - top, cols - left
+    corner = top * width + left
+    low = mass * (1 - down)
+    high = mass - low
+    # Four sums over one index: the other corners are whole-image shifts of it.
+    flat = np.empty((4, height, width), np.float32)
+    for k, part in enumerate((low, low * right, high, high * right)):
+        flat[k] = np.bincount(corner, part, height * width).reshape(height, width)
+    image = flat[0] - flat[1]
+    image[:, 1:] += flat[1, :, :-1]
+    image[1:] += flat[2, :-1] - flat[3, :-1]
+    image[1:, 1:] += flat[3, :-1, :-1]
+    return image
 
 
 def curve(control_Kx3: np.ndarray, step: float) -> np.ndarray:
@@ -187,14 +223,33 @@ def ellipsoid_chord(centre, spread_3x3, along: int, p, z) -> np.ndarray:
     """
     q = np.linalg.inv(spread_3x3)
     other = 1 - along
-    dp, dz = p - np.float32(centre[other]), z - np.float32(centre[2])
+    reach = np.sqrt(np.diag(spread_3x3))
+    box = window(p, z, centre[other], reach[other], centre[2], reach[2])
+    chord = np.zeros(p.shape, np.float32)
+    dp, dz = p[box] - np.float32(centre[other]), z[box] - np.float32(centre[2])
     q_aa, q_ap, q_az = q[along, along], q[along, other], q[along, 2]
     # Schur complement: the quadratic form left after maximising over the ray.
     pp = np.float32(q[other, other] - q_ap**2 / q_aa)
     pz = np.float32(2 * (q[other, 2] - q_ap * q_az / q_aa))
     zz = np.float32(q[2, 2] - q_az**2 / q_aa)
     inside = 1.0 - dp * (pp * dp + pz * dz) - zz * dz * dz
-    return np.sqrt(np.maximum(inside, 0)) * np.float32(2.0 / np.sqrt(q_aa))
+    chord[box] = np.sqrt(np.maximum(inside, 0)) * np.float32(2.0 / np.sqrt(q_aa))
+    return chord
+
+
+def window(p, z, p_at, p_reach, z_at, z_reach) -> tuple[slice, slice]:
+    """Rows and columns of the maps that can hold a box of patient coordinates."""
+    return (
+        _span(z[:, [0, -1]], 1, z_at, z_reach),
+        _span(p[[0, len(p) // 4, len(p) // 2, 3 * len(p) // 4, -1]], 0, p_at, p_reach),
+    )
+
+
+def _span(edges, axis, at, reach):
+    reach = reach + 6.0  # the bow of the spine bends the columns between the samples
+    near = (edges.max(axis) > at - reach) & (edges.min(axis) < at + reach)
+    found = np.flatnonzero(near)
+    return slice(found[0], found[-1] + 1) if len(found) else slice(0, 0)
 
 
 def value_noise(rng: np.random.Generator, x, z, cell_mm: float) -> np.ndarray:

@@ -159,6 +159,8 @@ def _bones(scene: Scene, findings, step: float):
         clouds.append(skeleton.shoulders(anatomy, frame.pose.arms, step))
     points, volumes = (np.concatenate(v) for v in zip(*clouds, strict=True))
     bone = frame.draw(points, volumes, 0.9) + skeleton.spine(anatomy, frame)
+    for place in breaks.values():
+        bone += fractures.callus(frame, place)
     masks = {
         index: fractures.region(frame, place)
         for index, place in breaks.items()

@@ -3,13 +3,16 @@
 Volumes are in mm3 of water that attenuates as much as the bone does above soft tissue.
 """
 
+from functools import lru_cache
+
 import numpy as np
 
 from data_pipelines.hospital.anatomy import SIGN, Anatomy, heights, table
-from data_pipelines.hospital.projection import Frame, arc_volume, curve
+from data_pipelines.hospital.projection import Frame, arc_volume, curve, window
 
-_SHELL = 8
-_BONE = 2.7
+_SHELL = 6
+_BONE = 3.7
+_HUMERUS = (11, 11, 1.6, (1, 0, 0))
 
 
 def tube(axis_BxNx3, half_a, half_b, cortex_mm, normal) -> tuple:
@@ -45,8 +48,9 @@ def tube(axis_BxNx3, half_a, half_b, cortex_mm, normal) -> tuple:
     return points.reshape(-1, 3), (ds[..., None] * area).ravel()
 
 
+@lru_cache(maxsize=64)
 def _section(count, half_a, half_b, cortex_mm):
-    """Places of the points in each cross-section [N, K], and their areas [K]."""
+    """Places of the points in each cross-section [N, K], and their areas [K]: constants."""
     # Each ring is turned at random, or rows of points would show as stripes.
     turn = np.random.default_rng(1).random((count, 1), np.float32)
     angle = np.float32(2 * np.pi) * (turn + np.arange(_SHELL)) / _SHELL
@@ -56,19 +60,21 @@ def _section(count, half_a, half_b, cortex_mm):
     ring = np.pi * (half_a + half_b) * cortex_mm / _SHELL
     inner = 0.22 * np.pi * half_a * half_b / 2
     area = _BONE * np.array([ring] * _SHELL + [inner] * 2)
-    return (v.astype(np.float32) for v in (along, across, area))
+    return tuple(v.astype(np.float32) for v in (along, across, area))
 
 
 def rib_axes(anatomy: Anatomy, step: float) -> dict[tuple[int, str], np.ndarray]:
     """Middle lines, spine first, of ribs 1 to 11 by (number, side): float32 [N, 3]."""
+    count = max(int(330 / step), 24)
+    left = {number: _rib_axis(anatomy, number, count) for number in range(1, 12)}
     return {
-        (number, side): _rib_axis(anatomy, number, SIGN[side], max(int(330 / step), 24))
+        (number, side): axis * np.array([SIGN[side], 1, 1], np.float32)
         for side in SIGN
-        for number in range(1, 12)
+        for number, axis in left.items()
     }
 
 
-def _rib_axis(anatomy, number, sign, count):
+def _rib_axis(anatomy, number, count):
     t = (number - 1) / 10.0
     height = anatomy.lung_height
     start = -6 + (1.06 * height + 6) * t**0.97
@@ -82,7 +88,7 @@ def _rib_axis(anatomy, number, sign, count):
     scale = 1.0 if number > 2 else (0.62, 0.86)[number - 1]
     a = float(anatomy.half_width_at(max(level, 12.0))) * scale + 3
     b = float(anatomy.half_depth_at(max(level, 12.0))) * scale + 3
-    x = sign * a * np.sin(theta) ** 0.86
+    x = a * np.sin(theta) ** 0.86
     return np.stack([x, -b * np.cos(theta), z], axis=1)
 
 
@@ -112,11 +118,12 @@ def _break(axis_Nx3, whole_N, place, displacement):
     """A step and a gap, in place; the ends tilt as bone held by muscle does."""
     at = int(np.clip(place * len(axis_Nx3), 4, len(axis_Nx3) - 5))
     ds = np.linalg.norm(axis_Nx3[at + 1] - axis_Nx3[at])
-    gap = max(1, round(0.25 * abs(displacement) / float(ds)))
+    gap = max(1, round(0.2 * abs(displacement) / float(ds)))
     away = np.abs(np.arange(len(axis_Nx3)) - at) * ds
     tilt = displacement * np.exp(-away / 60.0)
     axis_Nx3[:at, 2] -= 0.4 * tilt[:at]
     axis_Nx3[at:, 2] += 0.6 * tilt[at:]
+    whole_N += 0.9 * np.exp(-(((away - 1.5 * gap * ds) / 5.0) ** 2))  # dense ends
     whole_N[max(at - gap, 0) : at + gap] = 0
 
 
@@ -152,7 +159,7 @@ def shoulders(anatomy: Anatomy, arms: float, step: float):
     """Borders of the scapulae, upper ends of the humeri: (points, volumes)."""
     a = anatomy.half_width
     out = 26 * arms
-    points, volumes = [], []
+    clouds = []
     lines = [
         ([(0.7 * a + out, 12), (0.68 * a + out, 70), (0.86 * a + 1.4 * out, 150)], 4),
         ([(0.86 * a + 1.4 * out, 150), (1.1 * a + out, 85), (1.24 * a + 8, 32)], 6),
@@ -160,24 +167,19 @@ def shoulders(anatomy: Anatomy, arms: float, step: float):
         ([(0.7 * a + out, 12), (0.95 * a + out, 2), (1.18 * a + 8, 14)], 3),
     ]
     elbow = (a + anatomy.fat + 62 + 120 * arms, 330 - 60 * arms)
-    for sign in SIGN.values():
-        for control, weight in lines:
-            axis = _flat(control, sign, -70, step)
-            cloud, volume = tube(axis[None], 0.55 * weight, 2.0, 0.5, (1, 0, 0.3))
-            points.append(cloud)
-            volumes.append(volume)
-        axis = _flat([(a + 52, 34), elbow], sign, -15, step)
-        cloud, volume = tube(axis[None], 11, 11, 2.6, (1, 0, 0))
-        points.append(cloud)
-        volumes.append(volume)
-        head = _ball(np.array([sign * (a + 50), -20, 22.0]), 23.0, step)
-        points.append(head)
-        volumes.append(np.full(len(head), 2.2 * 4 * np.pi * 23**2 / len(head)))
-    return np.concatenate(points), np.concatenate(volumes)
+    for control, weight in lines:
+        axis = _flat(control, -70, step)
+        clouds.append(tube(axis[None], 0.55 * weight, 2.0, 0.5, (1, 0, 0.3)))
+    clouds.append(tube(_flat([(a + 52, 34), elbow], -15, step)[None], *_HUMERUS))
+    head = _ball(np.array([a + 50, -20, 22.0]), 23.0, step)
+    clouds.append((head, np.full(len(head), 2.2 * 4 * np.pi * 23**2 / len(head))))
+    points, volumes = (np.concatenate(v) for v in zip(*clouds, strict=True))
+    mirrored = points * np.array([-1, 1, 1], np.float32)
+    return np.concatenate([points, mirrored]), np.concatenate([volumes, volumes])
 
 
-def _flat(control_xz, sign, y, step):
-    xyz = np.array([(sign * x, y, z) for x, z in control_xz], np.float64)
+def _flat(control_xz, y, step):
+    xyz = np.array([(x, y, z) for x, z in control_xz], np.float64)
     return curve(xyz, step)
 
 
@@ -205,6 +207,10 @@ def sternum(anatomy: Anatomy, step: float) -> tuple[np.ndarray, np.ndarray]:
 def spine(anatomy: Anatomy, frame: Frame) -> np.ndarray:
     """Vertebral bodies and discs: extra water-equivalent mm, HxW."""
     p, z = frame.plane(-68.0) if frame.frontal else frame.plane(0.0)
+    centre = 0.0 if frame.frontal else 16.0 - anatomy.half_depth
+    image = np.zeros(frame.shape, np.float32)
+    box = window(p, z, centre, 36.0, 0.0, 1e4)
+    p, z = p[box], z[box]
     levels = heights()
     period = 18.0 + 0.022 * np.clip(levels, -100, 400)
     phase = np.cumsum(0.5 / period) % 1.0
@@ -214,13 +220,14 @@ def spine(anatomy: Anatomy, frame: Frame) -> np.ndarray:
     half = (15.0 + 0.016 * np.clip(levels, -60, 400) - 1.5 * (1 - disc)).astype(
         np.float32
     )
-    centre = np.float32(-anatomy.half_depth + 16)
-    off = p - (table(anatomy.scoliosis, z) if frame.frontal else centre)
+    off = p - (table(anatomy.scoliosis, z) if frame.frontal else np.float32(centre))
     ratio = off / table(half, z)
     square = ratio * ratio
     shape = np.sqrt(np.maximum(1 - square * square, 0)) * table(body, z)
     if not frame.frontal:
-        return np.float32(17.0) * shape
+        image[box] = np.float32(17.0) * shape
+        return image
     process = np.exp(-((off * np.float32(1 / 3.5)) ** 2))
     knot = np.exp(-(((phase - 0.05) / 0.16) ** 2)).astype(np.float32)
-    return np.float32(10.0) * shape + np.float32(6.0) * process * table(knot, z)
+    image[box] = np.float32(10.0) * shape + np.float32(6.0) * process * table(knot, z)
+    return image

@@ -86,7 +86,7 @@ def draw(frame: Frame, trees: list[Tree], hazy: float = 0.0) -> np.ndarray:
     radius = np.concatenate([t.radius for t in trees])
     volume = np.pi * radius**2 * np.concatenate([t.spacing for t in trees])
     image = np.zeros(frame.shape, np.float32)
-    for low, high, sigma in ((0, 1.15, 0.4), (1.15, 2.1, 0.8), (2.1, 99, 1.7)):
+    for low, high, sigma in ((0, 1.5, 0.5), (1.5, 99, 1.4)):
         band = (radius >= low) & (radius < high)
         if band.any():
             width = sigma * (1 + 1.5 * hazy) + 0.5 * hazy
