@@ -12,6 +12,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn.manifold import TSNE
 from sklearn.metrics import auc, roc_curve
+from threadpoolctl import threadpool_limits
 
 # Okabe and Ito's colours, told apart with any kind of colour vision, and one mark a
 # class so that colour never stands alone.
@@ -244,7 +245,10 @@ def project(embeddings_NxD: np.ndarray, seed: int = 0) -> np.ndarray:
         random_state=seed,
         metric="cosine",
     )
-    return model.fit_transform(np.asarray(embeddings_NxD, np.float32))
+    # Its threads wait for one another by spinning: on a busy machine two are far
+    # slower than one.
+    with threadpool_limits(1):
+        return model.fit_transform(np.asarray(embeddings_NxD, np.float32))
 
 
 def tsne(

@@ -1,6 +1,7 @@
 """All protocols on a method whose answer is known, and the report made of them."""
 
 import base64
+import functools
 import json
 import re
 import sys
@@ -15,7 +16,7 @@ from medclip_jax.evaluation.sets import Options
 from medclip_jax.evaluation.suite import measure
 
 sys.path.insert(0, str(Path(__file__).parent))
-import planted  # noqa: E402
+import planted
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +108,16 @@ def test_protocols_are_chosen_by_prefix():
         rows.select_protocols(" ,")
 
 
+@functools.cache
+def drawn(show_text):
+    """The sections, drawn once for all tests."""
+    films, sentences = planted.films(), planted.sentences()
+    result = measure(films, sentences, sentences, planted.networks(), Options())
+    return sections.of_result(result, films, sentences, show_text)
+
+
 def make(measured, show_text, simulated=False):
-    films, sentences, result = measured
+    result = measured[2]
     return report.Report(
         title="Evaluation <of> a test",
         checkpoint="runs/x step 3",
@@ -116,7 +125,7 @@ def make(measured, show_text, simulated=False):
         rows=result.rows,
         facts={"Method": "planted"},
         simulated=simulated,
-        sections=sections.of_result(result, films, sentences, show_text),
+        sections=drawn(show_text),
         skipped=result.skipped,
         details={"Config": "seed: 0"},
         limits=sections.limits(result.rows, simulated, 0, 10, True),
