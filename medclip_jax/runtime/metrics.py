@@ -154,6 +154,7 @@ class Progress:
     ) -> None:
         """Shows a logged step; `times` as `Clock.lap` gives them."""
         parts = [f"step {step}/{self._total}", f"loss {values['loss']:.4f}"]
+        parts += [f"{name} {values[name]:.3f}" for name in values if "/" in name]
         if "pairs_per_second" in times:
             parts.append(f"{times['pairs_per_second']:.1f} pairs/s")
         if "input_wait_percent" in times:

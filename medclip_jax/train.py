@@ -1,0 +1,394 @@
+"""Pretraining: config -> mesh -> data -> state -> loop -> checkpoints. Read downwards.
+
+The state of a run is its step: step S always sees the same batch, draws the same
+random numbers and, on the same devices, computes the same bits. A restart goes on
+from the newest complete checkpoint; what it logs again, it logs equal.
+"""
+
+import collections
+import logging
+import math
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from data_pipelines.records import Dataset
+from medclip_jax import cli, config_flags, initial_weights, train_options
+from medclip_jax import run as run_lib
+from medclip_jax.errors import UserError
+from medclip_jax.evaluation import in_training
+from medclip_jax.evaluation.embedding import Embedder
+from medclip_jax.inputs import augment as augment_lib
+from medclip_jax.inputs import catalog, evalset
+from medclip_jax.inputs.reader import TrainInput, make_tokenizer
+from medclip_jax.inputs.tokens import Tokenizer
+from medclip_jax.methods import registry
+from medclip_jax.methods.interface import ExampleKeys, Method, Variables
+from medclip_jax.runtime import mesh as mesh_lib
+from medclip_jax.runtime import optimizer as optimizer_lib
+from medclip_jax.runtime import sharding as sharding_lib
+from medclip_jax.runtime import state as state_lib
+from medclip_jax.runtime import step as step_lib
+from medclip_jax.runtime import throughput
+from medclip_jax.runtime import workdir as workdir_lib
+from medclip_jax.runtime.checkpoint import Checkpoints
+from medclip_jax.runtime.metrics import Clock, Progress, Writer, check_finite
+from medclip_jax.runtime.preemption import Preempted, Preemption
+from medclip_jax.runtime.watchdog import Watchdog
+
+log = logging.getLogger(__name__)
+
+# Steps that may be under way on the device before the host waits for one: enough to
+# keep it busy, few enough to notice a NaN before a checkpoint is made of it.
+IN_FLIGHT = 2
+
+
+def main(argv: list[str] | None = None) -> int:
+    # --- Config -------------------------------------------------------------------
+    args, config = train_options.parse(argv)
+    if args.show_config:
+        print("\n".join(f"{k} = {v!r}" for k, v in config_flags.flatten(config)))
+        return 0
+    train_options.set_up_logging()
+    train_options.check(args, config)
+    if args.distributed:
+        jax.distributed.initialize(
+            args.coordinator, args.num_processes, args.process_id
+        )
+    is_main = jax.process_index() == 0
+    workdir = args.workdir
+    wanted = config_flags.to_json(config)
+    workdir_lib.check_config(workdir, wanted, config_flags.differences)
+
+    # --- Mesh ---------------------------------------------------------------------
+    mesh = mesh_lib.make_mesh(config.mesh.to_dict())
+    steps, batch_size = config.train.steps, config.train.batch_size
+    mesh_lib.check_batch_size(batch_size, mesh.shape, jax.process_count())
+    progress = Progress(steps, active=is_main)
+    progress.line(mesh_lib.describe(mesh))
+
+    # --- Data and tokenizer -------------------------------------------------------
+    datasets = catalog.open_datasets(args.data, config.data.datasets)
+    tokenizer = _tokenizer(config, workdir, args.data, is_main)
+    run_lib.set_vocab_size(config, tokenizer)
+    inputs = TrainInput(
+        args.data,
+        config.data,
+        tokenizer,
+        config.seed,
+        batch_size,
+        jax.process_index(),
+        jax.process_count(),
+    )
+    data = {
+        "fingerprint": inputs.fingerprint,
+        "datasets": {dataset.name: dataset.fingerprint for dataset in datasets},
+        "notices": {dataset.name: dataset.notice for dataset in datasets},
+    }
+    workdir_lib.check_data(workdir, data)
+    progress.line(inputs.describe())
+
+    # --- Method and state ---------------------------------------------------------
+    method = registry.build(config)
+    init = run_lib.initializer(config, method)
+    made: dict[str, Any] = {}
+
+    def make_optimizer(params: Any):
+        made["tx"], made["schedule"], made["trained"] = optimizer_lib.build(
+            config.optimizer, steps, params
+        )
+        return made["tx"]
+
+    target, shardings, optimizer, whole = state_lib.abstract_state(
+        init, make_optimizer, mesh
+    )
+    progress.line(
+        sharding_lib.summary(target.variables, shardings.variables, mesh)
+        + (f"; {len(whole)} dimensions do not divide and stay whole" if whole else "")
+    )
+    for dimension in whole:
+        log.info("stays whole: %s", dimension)
+    if is_main:
+        workdir_lib.write_json(
+            workdir / workdir_lib.CONFIG, config_flags.to_json(config)
+        )
+        workdir_lib.write_json(workdir / workdir_lib.DATA, data)
+
+    # --- Resume: own latest > init_from > pretrained > random ------------------------
+    checkpoints = Checkpoints(
+        workdir / run_lib.CHECKPOINTS,
+        config.checkpoint.best_metric,
+        config.checkpoint.keep_latest,
+        config.checkpoint.keep_best,
+    )
+    pending: dict[str, float] | None = None
+    if (latest := checkpoints.latest_step()) is not None:
+        state, meta = checkpoints.restore(latest, target)
+        pending = meta["pending"]
+        progress.line(f"going on after step {latest}")
+    else:
+        key = run_lib.init_key(config.seed)
+        state = state_lib.create(key, init, optimizer, shardings)
+        variables, lines = initial_weights.load(config, method, state.variables)
+        state = state.replace(variables=variables)
+        for line in lines:
+            progress.line(line)
+
+    # --- Step, evaluators and writers -------------------------------------------------
+    loss_fn = step_lib.make_loss(
+        method,
+        ExampleKeys,
+        lambda films, keys: augment_lib.augment(films, keys, config.data),
+        config.seed,
+        mesh,
+    )
+    train_step = step_lib.make_train_step(
+        loss_fn,
+        method.after_update,
+        optimizer,
+        made["schedule"],
+        made["trained"],
+        mesh,
+        shardings,
+    )
+    peak = throughput.peak(list(mesh.devices.flatten()))
+    progress.line(f"MFU is a share of {peak.source}")
+    flops = 3 * method.forward_flops(run_lib.spec(config)) * batch_size
+    clock = Clock(batch_size, steps, flops, peak.flops)
+    writer = Writer(workdir, active=is_main)
+
+    # --- Loop -------------------------------------------------------------------------
+    step = first = int(state.step)
+    in_flight: collections.deque[tuple[int, dict]] = collections.deque()
+    values: dict[str, float] = {}
+    stop = False
+    with (
+        checkpoints,
+        Preemption() as preemption,
+        Watchdog(config.train.watchdog_seconds) as watchdog,
+    ):
+        evaluate = _evaluator(config, method, tokenizer, datasets, preemption)
+        if pending is not None:
+            # The run was stopped inside the evaluation of the step it was saved at.
+            measured = evaluate(state.variables)
+            writer.write(step, {**pending, **measured}, {})
+            checkpoints.delete(step)
+            checkpoints.save(step, state, {"pending": None}, measured)
+        if step < steps:
+            progress.line("compiling the train step ...")
+        batches = _placed(inputs.prefetch(step), step, mesh)
+        while step < steps and not stop:
+            waited = time.perf_counter()
+            batch = next(batches)
+            waited = time.perf_counter() - waited
+            state, metrics = train_step(state, batch)
+            step += 1
+            clock.count(waited)
+            in_flight.append((step, metrics))
+            while len(in_flight) > IN_FLIGHT:
+                values = _fetch(*in_flight.popleft(), inputs, datasets)
+                watchdog.beat(f"training after step {step}")
+            stop = preemption.agreed_at(step)
+            due = due_after(step, config, evaluate is not None)
+            if not (stop or any(due)):
+                continue
+            while in_flight:
+                values = _fetch(*in_flight.popleft(), inputs, datasets)
+            if step == first + 1:
+                clock.restart()  # the first step compiled
+            times = clock.lap(step)
+            pending = None
+            if due.evaluate:
+                watchdog.beat(f"evaluating step {step}")
+                started = time.perf_counter()
+                try:
+                    preemption.check()
+                    values = {**values, **evaluate(state.variables)}
+                except Preempted:
+                    pending, stop = values, True
+                times["evaluation_seconds"] = time.perf_counter() - started
+            if due.log and pending is None:
+                writer.write(step, values, times)
+                progress.update(step, values, times)
+            if due.save or stop:
+                watchdog.beat(f"saving step {step}")
+                checkpoints.save(step, state, {"pending": pending}, values)
+            watchdog.beat(f"training after step {step}")
+            clock.restart()
+
+    # --- Summary ----------------------------------------------------------------------
+    writer.close()
+    if step < steps:
+        progress.line(
+            f"{preemption.signal_name}: saved step {step} of {steps}; the same command "
+            "goes on from there"
+        )
+    else:
+        progress.line(_summary(workdir, checkpoints, step, values))
+    return 0
+
+
+class InterruptibleEmbedder(Embedder):
+    """Looks for a signal before each batch: an evaluation may outlast the grace time."""
+
+    preemption: Preemption | None = None
+
+    def _in_batches(self, function, variables, batches, label):
+        def checked():
+            for batch in batches:
+                if self.preemption is not None:
+                    self.preemption.check()
+                yield batch
+
+        return super()._in_batches(function, variables, checked(), label)
+
+
+def _evaluator(
+    config: ConfigDict,
+    method: Method,
+    tokenizer: Tokenizer,
+    datasets: list[Dataset],
+    preemption: Preemption,
+) -> Callable[[Variables], dict[str, float]] | None:
+    """What is measured while training; None where the method or config has nothing.
+
+    Raises:
+      UserError: the best metric cannot be measured on this data.
+    """
+    if config.train.eval_every_steps < 1 or not hasattr(method, "embed_texts"):
+        return None
+    try:
+        films = evalset.load_images(datasets, "validate", config.data.image_size)
+        chosen = in_training.choose_films(
+            films.labels_Nx14, films.views, films.ids, config.train.eval_examples
+        )
+    except UserError as error:
+        if config.checkpoint.best_metric.startswith("zero_shot"):
+            raise UserError(
+                f"checkpoint.best_metric={config.checkpoint.best_metric} cannot be "
+                f"measured on the validation films: {error} Use other data, or "
+                "--config.checkpoint.best_metric=loss."
+            ) from error
+        log.warning("no zero-shot figures while training: %s", error)
+        return None
+    embedder = InterruptibleEmbedder(
+        method,
+        lambda films: augment_lib.normalize(films, config.data.mean, config.data.std),
+        tokenizer,
+        config.data.text_length,
+    )
+    embedder.preemption = preemption
+    pixels, _ = films.read(chosen.indices)
+    return in_training.ZeroShotInTraining(embedder, pixels, chosen.classes)
+
+
+class Due(NamedTuple):
+    """What is to be done after a step."""
+
+    log: bool
+    evaluate: bool
+    save: bool
+
+
+def due_after(step: int, config: ConfigDict, can_evaluate: bool) -> Due:
+    """What the config asks for after a step; the last step gets everything.
+
+    An evaluated step is saved, so that the best one is there to be used.
+    """
+    last = step == config.train.steps
+
+    def every(n: int) -> bool:
+        return n > 0 and step % n == 0
+
+    evaluate = can_evaluate and (every(config.train.eval_every_steps) or last)
+    log = step == 1 or every(config.train.log_every_steps)
+    save = every(config.checkpoint.every_steps)
+    return Due(log or evaluate or last, evaluate, save or evaluate or last)
+
+
+def _tokenizer(
+    config: ConfigDict, workdir: Path, data_dir: Path, is_main: bool
+) -> Tokenizer:
+    """The run's tokenizer: saved by an earlier start, named, or trained."""
+    folder = workdir / run_lib.TOKENIZER
+    if is_main and not folder.exists():
+        name = config.model.text.tokenizer
+        partial = workdir / f"{run_lib.TOKENIZER}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        make_tokenizer(data_dir, config.data, name).save(partial)
+        partial.rename(folder)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("tokenizer")
+    # Loaded even where it was just made: a restart then sees the very same one.
+    return Tokenizer.load(folder)
+
+
+def _placed(
+    batches: Iterator[tuple[int, Any]], first: int, mesh: Mesh
+) -> Iterator[Any]:
+    """Puts batches on the devices one step ahead of their use."""
+    ahead: collections.deque[Any] = collections.deque()
+    for expected, (step, batch) in enumerate(batches, first):
+        assert step == expected, f"batch of step {step}, expected {expected}"
+        ahead.append(mesh_lib.place_batch(batch, mesh))
+        if len(ahead) > 1:
+            yield ahead.popleft()
+
+
+def _fetch(
+    step: int, metrics: dict, inputs: TrainInput, datasets: list[Dataset]
+) -> dict[str, float]:
+    """Waits for a step's metrics; stops the run where one is not finite."""
+    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    if not all(map(math.isfinite, values.values())):
+        check_finite(step, values, _row_ids(inputs, datasets, step))
+    return values
+
+
+def _row_ids(
+    inputs: TrainInput, datasets: list[Dataset], step: int
+) -> dict[str, list[str]]:
+    """Ids of the films and reports in the batch of an update, over all processes."""
+    n, m = inputs.n_images, inputs.n_texts
+    rows = inputs.view.rows(
+        np.arange(n, dtype=np.int64) + (step - 1) * n,
+        np.arange(m, dtype=np.int64) + (step - 1) * m,
+    )
+    found = inputs.catalog
+    films = [
+        datasets[found.image_dataset_I[i]].images[int(found.image_row_I[i])]["image_id"]
+        for i in rows.image_N
+        if i >= 0
+    ]
+    reports = [
+        datasets[found.report_dataset_R[r]].reports[int(found.report_row_R[r])]
+        for r in rows.report_M
+        if r >= 0
+    ]
+    return {"films": films, "reports of studies": [r["study_id"] for r in reports]}
+
+
+def _summary(
+    workdir: Path, checkpoints: Checkpoints, step: int, values: dict[str, float]
+) -> str:
+    """What the run came to."""
+    best, metric = checkpoints.best_step(), checkpoints.best_metric
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in sorted(values.items()))
+    lines = [f"done: step {step}" + (f": {figures}" if figures else "")]
+    if best is not None:
+        lines.append(f"best checkpoint by {metric}: step {best}")
+    lines.append(f"checkpoints and metrics: {workdir}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

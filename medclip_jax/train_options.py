@@ -1,0 +1,129 @@
+"""The command line of `medclip-jax train`, checked before anything is loaded."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from medclip_jax import config_flags
+from medclip_jax.errors import UserError
+
+DESCRIPTION = """\
+Pretrain a model on prepared shards, or go on with a run in the same workdir.
+
+The workdir gets config.json, data.json, metrics.jsonl (one line a logged step),
+tensorboard/, tokenizer/ and checkpoints/. Stop it with Ctrl-C or SIGTERM: it saves
+and exits 0. Start the same command again to go on, also after a crash."""
+
+EXAMPLES = """\
+examples:
+  small model, minutes on two CPU cores:
+    medclip-jax train --config medclip.py:demo --workdir runs/demo --data shards
+  MedCLIP with Swin-Tiny, other batch size and length:
+    medclip-jax train --config configs/medclip.py:swin --workdir runs/swin \\
+        --data shards --config.train.batch_size=256 --config.train.steps=20000
+  parameters split over 4 devices, the batch over all:
+    medclip-jax train --config clip.py:vit --workdir runs/clip --data shards \\
+        --config.mesh.fsdp=4
+  one process a host (TPU pods, SLURM):
+    medclip-jax train --config clip.py:vit --workdir /mnt/runs/clip --data shards \\
+        --distributed
+
+Any key of the config can be set by --config.KEY=VALUE; --show_config lists them."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options; `--config.KEY=VALUE` is left to `parse`."""
+    parser = argparse.ArgumentParser(
+        prog="medclip-jax train",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE[:VARIANT]",
+        help="a config file, or a shipped one from anywhere: "
+        + ", ".join(config_flags.shipped()),
+    )
+    parser.add_argument("--workdir", type=Path, help="where the run lives")
+    parser.add_argument("--data", type=Path, help="what `medclip-jax prepare` wrote")
+    parser.add_argument("--seed", type=int, help="short for --config.seed")
+    parser.add_argument(
+        "--show_config", action="store_true", help="print the config and leave"
+    )
+    parser.add_argument(
+        "--distributed",
+        action="store_true",
+        help="call jax.distributed.initialize() (default: one process)",
+    )
+    parser.add_argument("--coordinator", help="HOST:PORT, where it is not detected")
+    parser.add_argument("--num_processes", type=int, help="with --coordinator")
+    parser.add_argument("--process_id", type=int, help="with --coordinator")
+    return parser
+
+
+def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, ConfigDict]:
+    """Options, and the config with its overrides.
+
+    Raises:
+      UserError: an option or key that there is not.
+    """
+    args, rest = parser().parse_known_args(argv)
+    overrides = []
+    remaining = iter(rest)
+    for option in remaining:
+        if not option.startswith("--config."):
+            raise UserError(f"unknown option {option!r}; see medclip-jax train --help.")
+        if "=" not in option:
+            option = f"{option}={next(remaining, '')}"
+        overrides.append(option.removeprefix("--config."))
+    if args.seed is not None:
+        overrides.append(f"seed={args.seed}")
+    return args, config_flags.load_config(args.config, overrides)
+
+
+def set_up_logging() -> None:
+    """Plain lines on stderr, without Orbax's tens of lines a save."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def check(args: argparse.Namespace, config: ConfigDict) -> None:
+    """Finds what is wrong with paths and counts.
+
+    Raises:
+      UserError: a path that is not given, not there or not on a file system, or a
+        count below 1.
+    """
+    for option in ("workdir", "data"):
+        path = getattr(args, option)
+        if path is None:
+            raise UserError(f"--{option} is required; see medclip-jax train --help.")
+        if ":/" in str(path):
+            raise UserError(
+                f"--{option} {path}: expected a path on a file system; mount the "
+                "bucket (for instance with gcsfuse)."
+            )
+    if not args.data.exists():
+        raise UserError(
+            f"--data {args.data} is not there. Make shards with `medclip-jax prepare`."
+        )
+    for group, key in (
+        ("train", "steps"),
+        ("train", "log_every_steps"),
+        ("checkpoint", "every_steps"),
+    ):
+        if config[group][key] < 1:
+            raise UserError(f"{group}.{key}={config[group][key]}: expected at least 1.")
+    if not args.distributed and (args.coordinator or args.num_processes):
+        raise UserError("--coordinator and --num_processes go with --distributed.")
+    try:
+        args.workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workdir {args.workdir} cannot be made: {error}") from error

@@ -1,0 +1,132 @@
+"""Small real methods and seeded batches for the tests of the runtime."""
+
+import jax
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from configs import medclip
+from medclip_jax import run as run_lib
+from medclip_jax.inputs import augment as augment_lib
+from medclip_jax.methods import registry
+from medclip_jax.methods.interface import ExampleKeys
+from medclip_jax.runtime import mesh as mesh_lib
+from medclip_jax.runtime import optimizer as optimizer_lib
+from medclip_jax.runtime import state as state_lib
+from medclip_jax.runtime import step as step_lib
+
+IMAGE = {
+    "resnet": {
+        "name": "resnet",
+        "stage_sizes": (1, 1, 1, 1),
+        "width": 16,
+        "pretrained": "",
+    },
+    "swin": {
+        "name": "swin",
+        "patch": 4,
+        "embed_dim": 16,
+        "depths": (2, 2),
+        "heads": (2, 4),
+        "window": 4,
+        "drop_path": 0.1,
+        "pretrained": "",
+    },
+}
+VOCABULARY = 128
+
+
+def config(image: str, batch_size: int = 32, steps: int = 10) -> ConfigDict:
+    """MedCLIP with a small image encoder on 32-pixel films."""
+    made = medclip.get_config("demo")
+    made.model.image = ConfigDict(IMAGE[image])
+    made.model.text.update({"dim": 32, "heads": 2, "mlp": 64, "dropout": 0.1})
+    made.model.text.vocab_size = VOCABULARY
+    made.model.embed_dim = 32
+    made.data.update({"image_size": 32, "crop_from": 32, "text_length": 16})
+    made.train.update({"batch_size": batch_size, "steps": steps})
+    made.optimizer.learning_rate = 1e-3
+    return made
+
+
+def batch(config: ConfigDict, step: int) -> dict:
+    """A batch of the reader's form: blobs whose brightness goes with their label."""
+    rng = np.random.default_rng([7, step])
+    n, size = config.train.batch_size, config.data.image_size
+    length = config.data.text_length
+    labels = rng.integers(0, 2, (n, 14)).astype(np.int8)
+    films = rng.integers(0, 120, (n, size, size, 1))
+    films[:, :8, :8] += 120 * labels[:, :1, None, None]
+    ids = rng.integers(5, VOCABULARY, (n, length)).astype(np.int32)
+    mask = (np.arange(length) < rng.integers(4, length, (n, 1))).astype(np.int32)
+    return {
+        "films": {"current_BxHxWx1": films.astype(np.uint8)},
+        "texts": {"ids_BxT": ids, "mask_BxT": mask, "word_ids_BxT": ids},
+        "image_labels_Nx14": labels,
+        "text_labels_Mx14": rng.permutation(labels),
+        "image_weight_N": np.ones(n, np.float32),
+        "text_weight_M": np.ones(n, np.float32),
+    }
+
+
+class Trainer:
+    """The parts that train.py puts together, without data and files.
+
+    Args:
+      config: the experiment.
+      devices: how many of the devices to use.
+    """
+
+    def __init__(self, config: ConfigDict, devices: int):
+        self.config = config
+        self.method = registry.build(config)
+        self.mesh = mesh_lib.make_mesh(config.mesh.to_dict(), jax.devices()[:devices])
+        self.init = run_lib.initializer(config, self.method)
+
+        def optimizer(params) -> optax.GradientTransformation:
+            made = optimizer_lib.build(config.optimizer, config.train.steps, params)
+            self.schedule, self.trained = made[1:]
+            return made[0]
+
+        self.target, self.shardings, self.tx, self.whole = state_lib.abstract_state(
+            self.init, optimizer, self.mesh
+        )
+        self.loss_fn = step_lib.make_loss(
+            self.method,
+            ExampleKeys,
+            lambda films, keys: augment_lib.augment(films, keys, config.data),
+            config.seed,
+            self.mesh,
+        )
+        self.train_step = step_lib.make_train_step(
+            self.loss_fn,
+            self.method.after_update,
+            self.tx,
+            self.schedule,
+            self.trained,
+            self.mesh,
+            self.shardings,
+        )
+
+    def state(self) -> state_lib.TrainState:
+        key = run_lib.init_key(self.config.seed)
+        return state_lib.create(key, self.init, self.tx, self.shardings)
+
+    def place(self, step: int):
+        return mesh_lib.place_batch(batch(self.config, step), self.mesh)
+
+    def gradient(self, state: state_lib.TrainState) -> dict:
+        """Gradient of step 0, as numpy arrays."""
+        rest = {k: v for k, v in state.variables.items() if k != "params"}
+        gradient = jax.jit(jax.grad(self.loss_fn, has_aux=True))(
+            state.variables["params"], rest, self.place(0), state.step
+        )[0]
+        return jax.tree.map(np.asarray, gradient)
+
+    def run(self, state: state_lib.TrainState, steps: int):
+        """The state after some steps, and the loss of each."""
+        losses = []
+        for _ in range(steps):
+            state, metrics = self.train_step(state, self.place(int(state.step)))
+            losses.append(float(metrics["loss"]))
+        return state, losses
