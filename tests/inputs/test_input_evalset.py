@@ -68,21 +68,22 @@ def test_a_bad_film_is_black_with_weight_zero(caplog):
     assert "a/i1-0" in caplog.text
 
 
-def test_texts_come_with_their_own_labels():
-    texts = evalset.load_texts(DATA, "test", sections=())
-    assert len(texts) == 12 * 3 + 5 * 2 + 4 * 3 + 2 * 2
+@pytest.mark.parametrize(
+    ("sections", "count"),
+    [((), 12 * 3 + 5 * 2 + 4 * 3 + 2 * 2), (("impression",), 12 + 5 + 4 + 2)],
+)
+def test_texts_come_with_their_own_labels(sections, count):
+    texts = evalset.load_texts(DATA, "test", sections=sections)
+    assert len(texts) == count
     records = {(r["dataset"], r["study_id"]): r for d in DATA[:2] for r in d.reports}
     for row in range(len(texts)):
         record = records[texts.dataset_names[row], texts.study_ids[row]]
         number = record["sentences"].index(texts.texts[row])
+        assert not sections or record["sentence_sections"][number] in sections
         np.testing.assert_array_equal(
             texts.labels_Mx14[row], record["sentence_labels"][number]
         )
         assert texts.patient_ids[row] == record["patient_id"]
-    assert (
-        len(evalset.load_texts(DATA, "test", sections=("impression",)))
-        == 12 + 5 + 4 + 2
-    )
 
 
 def test_reports_are_joined_and_labelled_as_a_whole():

@@ -82,6 +82,12 @@ def test_prompt_table_takes_up_to_n_of_each_finding():
         assert rows.tolist() != views.prompt_table(labels, 10, **other).tolist()
 
 
+def test_prompt_table_takes_no_more_than_n():
+    labels = np.repeat(codes(*[{f} for f in range(14)]), 30, axis=0)
+    rows = views.prompt_table(labels, 10, seed=1, epoch=0)
+    np.testing.assert_array_equal(labels[rows].sum(axis=0), np.full(14, 10))
+
+
 def prompt_counts(image_labels, table, n=3000):
     bits = draw.bits(0, "prompt", np.arange(n))
     return np.bincount(
