@@ -13,6 +13,7 @@ low: the signs of a finding are shape and texture, not exposure.
 
 import argparse
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -105,7 +106,7 @@ def probe(count: int, size: int, difficulty: float) -> float:
     return float(model.score(x[:held], labels[:held]))
 
 
-def sheet(path: str, view: str, size: int, severity: float, difficulty: float) -> None:
+def sheet(path: Path, view: str, size: int, severity: float, difficulty: float) -> None:
     """A contact sheet: each kind of each finding, the same film without it beside."""
     import matplotlib
 
@@ -147,7 +148,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--probe", type=int, default=0, help="films for the probe")
     args = parser.parse_args(argv)
     for view in args.views if args.sheet else ():
-        path = args.sheet if len(args.views) == 1 else f"{view}-{args.sheet}"
+        path = Path(args.sheet)
+        if len(args.views) > 1:
+            path = path.with_name(f"{path.stem}-{view}{path.suffix}")
         sheet(path, view, args.sizes[-1], args.severity, args.difficulty)
     if args.probe:
         accuracy = probe(args.probe, args.sizes[0], args.difficulty)
