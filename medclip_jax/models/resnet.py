@@ -67,6 +67,7 @@ class ResNetBlock(nn.Module):
     @nn.compact
     def __call__(self, x_BxHxWxC: jax.Array, train: bool) -> jax.Array:
         x, out_dim = x_BxHxWxC, self.dim * EXPANSION[self.kind]
+        plan: tuple[tuple[int, int, int], ...]
         if self.kind == "bottleneck":
             plan = ((self.dim, 1, 1), (self.dim, 3, self.stride), (out_dim, 1, 1))
         else:

@@ -79,24 +79,6 @@ class Report:
             ),
         ]
 
-    def merged(self, other: "Report") -> "Report":
-        """Both reports in one."""
-        return Report(
-            self.missing + other.missing,
-            self.unexpected + other.unexpected,
-            self.mismatched + other.mismatched,
-            self.ignored + other.ignored,
-        )
-
-    def prefixed(self, prefix: str) -> "Report":
-        """The same with `prefix` before every key."""
-        return Report(
-            tuple(prefix + key for key in self.missing),
-            tuple(prefix + key for key in self.unexpected),
-            tuple((prefix + key, *rest) for key, *rest in self.mismatched),
-            tuple(prefix + key for key in self.ignored),
-        )
-
     def require(self, what: str) -> None:
         """Refuses weights that do not fit.
 

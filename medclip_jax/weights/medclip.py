@@ -106,7 +106,7 @@ def from_torch(
             f"these weights hold a {image} as image encoder; the configured model has "
             f"another: set model.image.name to {image!r}"
         )
-    ignored = _IGNORED
+    ignored: tuple[str, ...] = _IGNORED
     if "pooler" not in target["params"]["text"]["encoder"]:
         ignored = (*_IGNORED, r"text_model\.model\.pooler\.")
 
@@ -138,9 +138,12 @@ def to_torch(variables: Mapping[str, Any], image: str) -> tuple[StateDict, Repor
             "exported as a Hugging Face folder alone"
         )
     leaves = flatten(variables)
-    unfit = [path for path in leaves if rule(path, image) is None]
-    fitting = {path: leaf for path, leaf in leaves.items() if path not in unfit}
-    state = write(unflatten(fitting), lambda path: rule(path, image))
+    places = {path: rule(path, image) for path in leaves}
+    fitting = {path: place for path, place in places.items() if place is not None}
+    unfit = [path for path in leaves if path not in fitting]
+    state = write(
+        unflatten({path: leaves[path] for path in fitting}), fitting.__getitem__
+    )
     state.update(_computed_tables(state))
     return state, Report(unexpected=tuple("/".join(path) for path in unfit))
 

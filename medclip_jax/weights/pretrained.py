@@ -1,5 +1,6 @@
 """Published weights for one encoder, from a folder or a file."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,3 +63,47 @@ def load_encoder(
     variables, report = converter(name).from_torch(files.read(path), target)
     report.require(str(path))
     return variables, report
+
+
+def load_into(
+    variables: Mapping[str, Any], method: Any, model: Mapping[str, Any]
+) -> tuple[Variables, list[str]]:
+    """Replaces the encoders of a method by those that its config names.
+
+    Args:
+      variables: of the method, unboxed, with params/{image,text}/encoder.
+      method: with `image_encoder` and, where it has a text tower, `text_encoder`.
+      model: `config.model`; the entries image.name, image.pretrained and the same of
+        text. An empty or absent `pretrained` leaves the encoder as it is.
+
+    Returns:
+      Variables like those given, float32 numpy arrays where they were replaced, and
+      one line for the log about each tower that was.
+
+    Raises:
+      UserError: as `load_encoder`.
+    """
+    variables, lines = dict(variables), []
+    for tower in ("image", "text"):
+        source = model[tower].get("pretrained", "") if tower in model else ""
+        if not source:
+            continue
+        encoder = getattr(method, f"{tower}_encoder", None)
+        if encoder is None:
+            raise UserError(
+                f"model.{tower}.pretrained is set, but this method has no {tower} tower"
+            )
+        fields = {f.name: getattr(encoder, f.name) for f in dataclasses.fields(encoder)}
+        target = {"params": variables["params"][tower]["encoder"]}
+        for collection, value in variables.items():
+            if collection != "params" and tower in value:
+                target[collection] = value[tower]
+        loaded, report = load_encoder(source, model[tower]["name"], fields, target)
+        for collection, value in loaded.items():
+            towers = dict(variables[collection])
+            if collection == "params":
+                value = {**towers[tower], "encoder": value}
+            variables[collection] = {**towers, tower: value}
+        ignored = f", left out {len(report.ignored)}" if report.ignored else ""
+        lines.append(f"{tower} encoder from {source}{ignored}")
+    return variables, lines

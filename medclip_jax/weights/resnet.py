@@ -32,7 +32,7 @@ ANCHOR = "conv1.weight"
 def rule(path: Path) -> Place:
     """Where a leaf lies, e.g. params/layer1_0/conv1/kernel in layer1.0.conv1.weight."""
     collection, *modules, leaf = path
-    parts = []
+    parts: list[str] = []
     for name in modules:
         if block := re.fullmatch(r"(layer\d+)_(\d+)", name):
             parts += block.groups()

@@ -1,0 +1,321 @@
+"""Export of a checkpoint: what is written, and that PyTorch gives the same from it."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from medclip_jax import config_flags, export, export_parity
+from medclip_jax import run as run_lib
+from medclip_jax.errors import UserError
+from medclip_jax.inputs.tokens import Tokenizer
+from medclip_jax.methods import registry
+from medclip_jax.runtime import workdir as workdir_lib
+from medclip_jax.runtime.checkpoint import Checkpoints
+from medclip_jax.runtime.state import TrainState
+from medclip_jax.weights import files
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+VOCABULARY = [*SPECIAL, ".", "no", "small", "effusion", "heart", "size", "is", "normal"]
+IMAGE = {
+    "resnet": {"name": "resnet", "stage_sizes": (1, 1), "width": 8, "block": "basic"},
+    "swin": {
+        "name": "swin",
+        "embed_dim": 8,
+        "depths": (2, 1),
+        "heads": (2, 2),
+        "window": 4,
+    },
+    "vit": {
+        "name": "vit",
+        "patch": 8,
+        "dim": 16,
+        "depth": 2,
+        "heads": 2,
+        "mlp": 24,
+        "pooling": "mean",
+    },
+}
+
+
+def make_config(method="medclip", image="resnet"):
+    config = config_flags.load_config(f"configs/{method}.py:demo")
+    with config.unlocked():
+        config.model.image = ConfigDict({**IMAGE[image], "pretrained": ""})
+        config.model.text.update({"dim": 16, "heads": 2, "mlp": 24, "layers": 3})
+        config.model.text.vocab_size = len(VOCABULARY)
+        config.model.embed_dim = 12
+        config.model.dtype = "bfloat16"
+        config.data.image_size = 32
+        config.data.text_length = 12
+    return config
+
+
+def make_run(folder, config):
+    """A workdir with one real checkpoint of random weights, norms included."""
+    method = registry.build(config)
+    boxed = jax.eval_shape(run_lib.initializer(config, method), jax.random.key(0))
+    rng = np.random.default_rng(0)
+
+    def leaf(path, shape):
+        value = 0.3 * rng.standard_normal(shape.shape)
+        name = jax.tree_util.keystr(path[-1:])
+        if "scale" in name or "var" in name:
+            value = 1 + 0.3 * np.abs(value)
+        return jnp.asarray(value, jnp.float32)
+
+    variables = jax.tree_util.tree_map_with_path(leaf, nn.meta.unbox(boxed))
+    with Checkpoints(folder / run_lib.CHECKPOINTS, "loss") as checkpoints:
+        state = TrainState(jnp.int32(7), variables, {"count": jnp.int32(7)})
+        checkpoints.save(7, state, {"pending": None}, {"loss": 1.0})
+        checkpoints.wait()
+    Tokenizer.from_vocabulary(VOCABULARY).save(folder / run_lib.TOKENIZER)
+    workdir_lib.write_json(folder / workdir_lib.CONFIG, config_flags.to_json(config))
+    data = {
+        "fingerprint": "f00d",
+        "datasets": {"hospital": "beef"},
+        "notices": {"hospital": "Simulated films and reports: no patient is real."},
+    }
+    workdir_lib.write_json(folder / workdir_lib.DATA, data)
+    (folder / "metrics.jsonl").write_text('{"step": 7, "loss": 1.25}\n')
+    return variables
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    folder = tmp_path / "train"
+    folder.mkdir()
+    return folder
+
+
+def run_export(workdir, *more):
+    out = workdir.parent / "export"
+    argv = ["--workdir", str(workdir), "--out", str(out), "--step", "latest", *more]
+    return export.main(argv), out
+
+
+CASES = [
+    ("medclip", "resnet"),
+    ("medclip", "swin"),
+    ("medclip", "vit"),
+    ("convirt", "resnet"),
+    ("siglip", "swin"),
+]
+
+
+@pytest.mark.parametrize(("method", "image"), CASES)
+def test_pytorch_gives_the_same(method, image, workdir, capsys):
+    pytest.importorskip("torch")
+    make_run(workdir, make_config(method, image))
+    status, out = run_export(workdir, "--verify", "--tolerance", "1e-5")
+    printed = capsys.readouterr().out
+    assert status == 0, printed
+    assert "largest difference of image embeddings" in printed
+    assert "within the tolerance of 1e-05 (random films and token ids)" in printed
+    card = (out / "README.md").read_text()
+    for line in printed.splitlines():
+        if line.startswith(("largest difference", "does not fit: ")):
+            assert line.removeprefix("does not fit: ") in card
+    official = (out / "medclip_official" / "model.safetensors").is_file()
+    # ConVIRT's projections have two layers, SigLIP has a bias: no place for them.
+    assert official == (method == "medclip" and image != "vit")
+
+
+def test_what_is_written(workdir, capsys):
+    variables = make_run(workdir, make_config())
+    status, out = run_export(workdir)
+    assert status == 0
+    names = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
+    assert {
+        "README.md",
+        "medclip_jax.json",
+        "projection.safetensors",
+        "torch_model.py",
+        "image_encoder/config.json",
+        "image_encoder/model.safetensors",
+        "text_encoder/config.json",
+        "text_encoder/model.safetensors",
+        "tokenizer/tokenizer.json",
+        "medclip_official/model.safetensors",
+    } <= names
+    official = files.read(out / "medclip_official")
+    image = files.read(out / "image_encoder")
+    text = files.read(out / "text_encoder")
+    heads = files.read(out / "projection.safetensors")
+    for key, value in image.items():
+        np.testing.assert_array_equal(value, official[f"vision_model.model.{key}"])
+    for key, value in text.items():
+        np.testing.assert_array_equal(value, official[f"text_model.model.{key}"])
+    fc = heads["image_projection.weight"]
+    np.testing.assert_array_equal(fc, official["vision_model.model.fc.weight"])
+    kernel = variables["params"]["image"]["projection"]["kernel"]
+    np.testing.assert_array_equal(fc, np.asarray(kernel).T)
+    settings = json.loads((out / "medclip_jax.json").read_text())
+    assert settings["text_pool"] == "layers_1_2_last" and not settings["pool_padding"]
+    assert settings["step"] == 7 and settings["image_size"] == 32
+    printed = capsys.readouterr().out
+    assert "does not fit: medclip_official: the official code pools texts" in printed
+
+
+def test_both_official_files_hold_the_same(workdir):
+    pytest.importorskip("torch")
+    make_run(workdir, make_config("medclip", "swin"))
+    _, out = run_export(workdir)
+    safe = files.read(out / "medclip_official" / "model.safetensors")
+    plain = files.read(out / "medclip_official" / "pytorch_model.bin")
+    assert set(safe) == set(plain)
+    for key, value in safe.items():
+        np.testing.assert_array_equal(value, plain[key])
+        assert value.dtype == plain[key].dtype
+
+
+def test_the_card_tells_data_and_limits(workdir, tmp_path):
+    make_run(workdir, make_config())
+    row = {
+        "protocol": "zero_shot",
+        "dataset": "hospital",
+        "metric": "accuracy",
+        "value": 0.6789,
+        "chance": 0.2,
+        "untrained": 0.21,
+        "n": 500,
+    }
+    part = {**row, "protocol": "zero_shot/Edema", "value": 0.1111}
+    (tmp_path / "results.json").write_text(json.dumps({"rows": [row, part]}))
+    _, out = run_export(workdir, "--results", str(tmp_path))
+    card = (out / "README.md").read_text()
+    for text in (
+        "`f00d`",
+        "`beef`",
+        "simulated",
+        "0.6789",
+        "loss 1.25",
+        "Not a medical",
+    ):
+        assert text in card
+    assert "license: apache-2.0" in card
+    assert "0.1111" not in card
+
+
+def test_a_card_without_notice_warns(workdir):
+    make_run(workdir, make_config())
+    data = json.loads((workdir / workdir_lib.DATA).read_text())
+    del data["notices"]
+    workdir_lib.write_json(workdir / workdir_lib.DATA, data)
+    _, out = run_export(workdir)
+    card = (out / "README.md").read_text()
+    assert "license: other" in card
+    assert "Treat the weights as made from protected health information" in card
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["text_encoder/encoder.layer.1.output.dense.weight", "projection/image_projection"],
+)
+def test_a_changed_file_is_found(key, workdir, capsys):
+    """One tensor of the exported files is altered before they are loaded."""
+    pytest.importorskip("torch")
+    config = make_config()
+    make_run(workdir, config)
+    _, out = run_export(workdir)
+    folder, name = key.split("/", 1)
+    file = out / (
+        "projection.safetensors"
+        if folder == "projection"
+        else f"{folder}/model.safetensors"
+    )
+    state = {k: v.copy() for k, v in files.read(file).items()}
+    for name_found in [k for k in state if k.startswith(name)]:
+        state[name_found][0] += 0.05
+    files.write_safetensors(state, file)
+    run = run_lib.open_run(workdir, "latest")
+    lines, passed = export_parity.verify(
+        run, jax.device_get(run.variables), out, [], 1e-4
+    )
+    assert not passed
+    assert "ABOVE the tolerance" in lines[-1]
+
+
+def test_a_missing_tensor_is_refused(workdir):
+    pytest.importorskip("torch")
+    make_run(workdir, make_config("medclip", "swin"))
+    _, out = run_export(workdir)
+    file = out / "image_encoder" / "model.safetensors"
+    state = dict(files.read(file))
+    del state["encoder.layers.0.blocks.1.output.dense.bias"]
+    files.write_safetensors(state, file)
+    run = run_lib.open_run(workdir, "latest")
+    with pytest.raises(ValueError, match=r"blocks\.1\..*fc2\.bias|output\.dense\.bias"):
+        export_parity.verify(run, jax.device_get(run.variables), out, [], 1e-4)
+
+
+def test_an_earlier_export_is_replaced_and_nothing_else(workdir):
+    make_run(workdir, make_config())
+    _, out = run_export(workdir)
+    (out / "stale").write_text("x")
+    status, _ = run_export(workdir)
+    assert status == 0 and not (out / "stale").exists()
+    (out / "medclip_jax.json").unlink()
+    with pytest.raises(UserError, match="not empty and is no earlier export"):
+        run_export(workdir)
+
+
+def test_methods_without_texts_are_refused(workdir):
+    config = make_config("supervised")
+    make_run(workdir, config)
+    with pytest.raises(UserError, match="only methods with an image and a text"):
+        run_export(workdir)
+
+
+def test_grids_that_transformers_cannot_run_are_named(workdir):
+    config = make_config("medclip", "swin")
+    config.model.image.window = 5  # the grids are 8 and 4
+    make_run(workdir, config)
+    run = run_lib.open_run(workdir, "latest")
+    (line,) = export.small_grids(run)
+    assert "stage 1 has a grid of 4 x 4, smaller than the window of 5" in line
+
+
+def test_verify_without_torch_says_how_to_get_it(workdir, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda n, *a: None if n == "torch" else find(n, *a)
+    )
+    with pytest.raises(UserError, match="needs PyTorch: pip install"):
+        run_export(workdir, "--verify")
+
+
+def test_the_exported_folder_stands_alone(workdir):
+    """In another process, which cannot import medclip_jax: texts and PIL images."""
+    pytest.importorskip("torch")
+    make_run(workdir, make_config("medclip", "vit"))
+    _, out = run_export(workdir)
+    code = """
+import sys
+sys.modules["medclip_jax"] = sys.modules["jax"] = None
+import numpy as np
+from PIL import Image
+from torch_model import load, preprocess
+model = load(".")
+films = [Image.fromarray(np.full((50, 40), 9 * i, np.uint8)) for i in range(3)]
+images = model.embed_images(preprocess(films, model.settings))
+texts = model.embed_texts(model.tokenize(["no effusion.", "heart size is normal"]))
+logits = model.score(images, texts)
+print(tuple(logits.shape), bool((images.norm(dim=1) - 1).abs().max() < 1e-5))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=out,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[0] == "(3, 2) True"
