@@ -110,7 +110,7 @@ def _bands(scene, finding, side, rng, count):
     anatomy, sign, s = scene.anatomy, SIGN[side], finding.severity
     step = 0.8 * scene.frame.pose.mm_per_px
     clouds, volumes = [], []
-    thick = 3.0 + 3.2 * s
+    thick = 3.5 + 3.4 * s
     for _ in range(count):
         z = _level(scene, finding.lobe, rng) * anatomy.domes[side].top
         length = rng.uniform(0.34, 0.5 + 0.24 * s) * anatomy.half_width
@@ -121,7 +121,7 @@ def _bands(scene, finding, side, rng, count):
         height = z + slope * (x - x[1]) + np.array([0, sag, 0])
         line = curve(np.stack([sign * x, np.full(3, y), height], 1), step)
         taper = np.sin(np.pi * np.linspace(0.06, 0.94, len(line))) ** 0.5
-        depth = rng.uniform(20, 30) + 14 * s
+        depth = rng.uniform(27, 38) + 16 * s
         volume = arc_volume(line, thick * depth * 0.8) * taper
         sheet = np.linspace(-0.5, 0.5, 3 if scene.frame.frontal else 24)
         plate = line[:, None] + sheet[None, :, None] * np.array([0, depth, 0])

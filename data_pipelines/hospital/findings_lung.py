@@ -142,7 +142,7 @@ def edema(scene: Scene, finding: Finding, rng) -> np.ndarray:
     for side in sides(finding):
         wing = _wing(scene, side, s, alveolar)
         if alveolar:
-            share = wing * np.clip(0.6 + 0.42 * clumps, 0.08, 1.2) * (0.26 + 0.24 * s)
+            share = wing * np.clip(0.6 + 0.42 * clumps, 0.08, 1.2) * (0.29 + 0.26 * s)
         else:
             share = wing * (0.10 + 0.12 * s + (0.16 + 0.16 * s) * mesh)
         total += scene.fill(side, (share * scene.strength).astype(np.float32))
