@@ -36,8 +36,15 @@ MIN_PER_PART = 64
 PARTS_WANTED = 16  # a small dataset still feeds that many workers
 
 
-class StudyBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
+class StudyBuilder(
+    dataset_builder.FileReaderBuilder,
+    skip_registration=True,  # type: ignore[call-arg]
+):
     """Films and reports, joined by study. One subclass a dataset, in `datasets/`."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        # TFDS has builders of the same names: ours stay out of its registry.
+        super().__init_subclass__(**{"skip_registration": True, **options})
 
     VERSION = tfds.core.Version(f"{records.SCHEMA_VERSION}.0.0")
     BUILDER_CONFIGS: ClassVar[list] = [
@@ -115,7 +122,7 @@ class StudyBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
 def simulated(builder_class: type[StudyBuilder], notice: str) -> type[StudyBuilder]:
     """The same builder for simulated data, which must not pass for the real."""
 
-    class Simulated(builder_class, skip_registration=True):  # type: ignore[misc, valid-type]
+    class Simulated(builder_class):  # type: ignore[misc, valid-type]
         name = builder_class.name
         DESCRIPTION = NOTICE = notice
         HOMEPAGE = CITATION = ""

@@ -135,7 +135,8 @@ def settle(scan: Scan) -> Scan:
     The outcome depends on the set of rows alone, not on their order.
     """
     split_of: dict[str, set[str]] = collections.defaultdict(set)
-    for item in [*scan.films, *scan.reports]:
+    everything: list[FilmPlan | ReportPlan] = [*scan.films, *scan.reports]
+    for item in everything:
         if item.split not in SPLITS:
             raise AssertionError(f"split {item.split!r} of {item.key}")
         split_of[item.patient_id].add(item.split)

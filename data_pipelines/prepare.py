@@ -246,9 +246,14 @@ def is_simulated(raw: Path) -> bool:
 
 def relicense(scan: Scan) -> None:
     """Simulated records must not bear the licence of the data whose layout they have."""
-    bears = {"license": "simulated", "credit": "medclip-jax simulate"}
-    scan.films = [dataclasses.replace(film, **bears) for film in scan.films]
-    scan.reports = [dataclasses.replace(report, **bears) for report in scan.reports]
+
+    def relicensed(item):
+        return dataclasses.replace(
+            item, license="simulated", credit="medclip-jax simulate"
+        )
+
+    scan.films = [relicensed(film) for film in scan.films]
+    scan.reports = [relicensed(report) for report in scan.reports]
 
 
 def beam_of(options: argparse.Namespace, n_jobs: int) -> tuple[Any, Any]:

@@ -50,7 +50,7 @@ _PATH = re.compile(
 )
 
 
-class Chexpert(StudyBuilder, skip_registration=True):
+class Chexpert(StudyBuilder):
     """TFDS builder for CheXpert."""
 
     DESCRIPTION = "Chest radiographs of Stanford Hospital with 14 labels, 2002-2017."
@@ -87,7 +87,7 @@ class Chexpert(StudyBuilder, skip_registration=True):
         if not reading.made.films:
             raise UserError(
                 f"the tables in {raw} name no film that is there, for example "
-                f"{reading.example}; are the images unpacked below --raw?"
+                f"{reading.example or '(no rows)'}; are the images unpacked below --raw?"
             )
         return reading.made
 
@@ -119,7 +119,10 @@ class _Reading:
     def table(self, path: Path, split: str) -> None:
         """Adds the films of one table."""
         rows = read_rows(path)
-        key = "Study" if rows and "Path" not in rows[0] else "Path"
+        if not rows:
+            self.made.notes.append(f"{path.name} has a header and no rows")
+            return
+        key = "Study" if "Path" not in rows[0] else "Path"
         need_columns(path, rows, [key])
         columns = label_columns(rows[0])
         missing = [f for at, f in enumerate(FINDINGS) if at not in columns]

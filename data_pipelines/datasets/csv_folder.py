@@ -80,7 +80,7 @@ VIEW_OF: dict[str, str] = {
 }
 
 
-class CsvFolder(StudyBuilder, skip_registration=True):
+class CsvFolder(StudyBuilder):
     """TFDS builder for a folder with metadata.csv."""
 
     DESCRIPTION = "A folder of films and texts described by a metadata.csv."

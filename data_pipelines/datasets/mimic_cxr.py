@@ -87,7 +87,7 @@ REPORT_PLACES = (
 PROBES = 200
 
 
-class MimicCxr(StudyBuilder, skip_registration=True):
+class MimicCxr(StudyBuilder):
     """TFDS builder for MIMIC-CXR-JPG and its reports."""
 
     DESCRIPTION = "Chest radiographs and reports of one US hospital, 2011-2016."

@@ -148,8 +148,6 @@ def _decode_jpeg(data: bytes, short_side: int) -> Pixels:
     except ValueError as error:
         raise BadFilm(UNREADABLE, f"JPEG: {error}") from None
     check_size(height, width)
-    if colorspace in ("CMYK", "YCCK"):
-        return _decode_other(data)
     small_height, small_width = target_size(height, width, short_side)
     try:
         gray_HxWx1 = simplejpeg.decode_jpeg(
@@ -173,7 +171,7 @@ def _decode_other(data: bytes) -> Pixels:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
+            image: Image.Image = Image.open(io.BytesIO(data))
             check_size(image.height, image.width)
             image.load()
     except BadFilm:

@@ -42,6 +42,12 @@ def test_large_jpeg_is_reduced_to_the_short_side_without_aliasing(height, width)
     assert np.abs(pixels_of(stored) - np.asarray(exact, int)).mean() < 2.0
 
 
+def test_reduction_averages_instead_of_picking_pixels():
+    pixels = np.random.default_rng(0).integers(0, 256, (600, 500)).astype(np.uint8)
+    stored = convert(png(Image.fromarray(pixels)), 100)
+    assert pixels_of(stored).std() < 30  # of single pixels: 74
+
+
 def test_a_film_is_never_enlarged():
     assert target_size(100, 90, 512) == (100, 90)
     assert convert(raw.jpeg(raw.film(0, 100, 90)), 512).height == 100
@@ -72,6 +78,16 @@ def test_colour_cmyk_and_progressive_jpeg_become_gray():
         gray.convert(mode).save(file, "JPEG", quality=95, **options)
         stored = convert(file.getvalue(), 512)
         assert np.abs(pixels_of(stored) - np.asarray(gray, int)).mean() < 3, mode
+
+
+def test_colour_cmyk_is_converted_by_its_four_inks():
+    planes = [Image.fromarray(raw.film(seed, 120, 100)) for seed in (1, 2, 3)]
+    planes[0] = planes[0].point(lambda v: v // 3)
+    image = Image.merge("RGB", planes)
+    file = io.BytesIO()
+    image.convert("CMYK").save(file, "JPEG", quality=98, subsampling=0)
+    wanted = np.asarray(image.convert("L"), int)
+    assert np.abs(pixels_of(convert(file.getvalue(), 512)) - wanted).mean() < 3
 
 
 def test_exif_orientation_is_ignored():

@@ -10,6 +10,7 @@ import raw_folders as raw
 from data_pipelines.findings import FINDINGS
 from data_pipelines.prepare import main
 from data_pipelines.records import open_dataset
+from data_pipelines.tables import dicom_time
 from medclip_jax.errors import UserError
 
 
@@ -70,6 +71,14 @@ def test_mimic_times_order_the_studies_and_lost_zeros_are_put_back(tmp_path):
         assert earlier["time"] % 86400 == 8 * 3600 + 5 * 60 + 56
         assert [earlier["study_index"], later["study_index"]] == [0, 1]
         assert earlier["image_views"] == ["PA", "LATERAL"]
+
+
+def test_dicom_times_with_lost_zeros():
+    midnight = dicom_time("21800506", "0")
+    for cell, seconds in (("80556.875", 29156), ("123.0", 83), ("7", 7), ("", 0)):
+        assert dicom_time("21800506", cell) - midnight == seconds, cell
+    assert dicom_time("21800507.0", "0") - midnight == 86400
+    assert dicom_time("", "80556") == dicom_time("2180", "0") == -1
 
 
 def test_mimic_study_without_a_label_row_takes_its_reports_labels(tmp_path):

@@ -278,7 +278,9 @@ def test_report_text_is_in_no_message_and_no_list(tmp_path, capfd, monkeypatch):
     from data_pipelines.reports import extract
 
     root = tmp_path / "raw"
-    raw.csv_folder(root, 3, report="Mrs Quixotic has an effusion.")
+    rows = raw.csv_folder(root, 3, report="Mrs Quixotic has an effusion.")
+    rows[0]["report"] = "INDICATION: Mrs Quixotic coughs."  # nothing to read
+    raw.write_csv(root / "metadata.csv", rows)
 
     def fails(text, **_):
         raise ValueError(f"cannot read {text}")
@@ -288,7 +290,8 @@ def test_report_text_is_in_no_message_and_no_list(tmp_path, capfd, monkeypatch):
         prepare(root, tmp_path)
     assert "Quixotic" not in str(error.value)
     monkeypatch.undo()
-    prepare(root, tmp_path)
+    prepare(root, tmp_path, "--max-rejected-percent", "50")
+    assert "no sentence found" in (tmp_path / "films/rejected.csv").read_text()
     captured = capfd.readouterr()
     assert "Quixotic" not in captured.out + captured.err
     for path in (tmp_path / "films").glob("*.*"):
