@@ -122,7 +122,9 @@ def write_safetensors(state: StateDict, path: str | Path) -> None:
     """Writes a safetensors file that PyTorch libraries open."""
     from safetensors.numpy import save_file
 
-    save_file(dict(state), str(path), metadata={"format": "pt"})
+    # It writes the buffer of an array, whatever its strides say.
+    whole = {key: np.array(value, order="C") for key, value in state.items()}
+    save_file(whole, str(path), metadata={"format": "pt"})
 
 
 def write_torch(state: StateDict, path: str | Path) -> None:
