@@ -6,7 +6,7 @@ from typing import Any
 
 from medclip_jax.errors import UserError
 
-VIEWS = ("pairs", "unpaired")
+VIEWS = ("pairs", "unpaired", "images")
 SAMPLINGS = ("decoupled", "official")
 _LISTS = ("datasets", "views", "sections")
 

@@ -179,7 +179,29 @@ class Official:
         )
 
 
-View = Pairs | Decoupled | Official
+class Images:
+    """Images alone, for methods that read labels and no text."""
+
+    is_paired, fills_no_finding = False, False
+
+    def __init__(self, catalog: Catalog, options: DataOptions, seed: int):
+        known = (catalog.image_labels_Ix14 != views.NOT_GIVEN).any(axis=1)
+        self._stream = Stream({"images": (np.flatnonzero(known), 1.0)}, seed)
+        self.n_images = self.n_texts = int(known.sum())
+        self._unlabelled = int((~known).sum())
+        if not self.n_images:
+            raise UserError(_empty(catalog, options, "no film has labels"))
+
+    def rows(self, image_positions: np.ndarray, text_positions: np.ndarray) -> Rows:
+        image = self._stream.at(image_positions)
+        absent = np.full(len(text_positions), -1)
+        return Rows(image, absent, absent, image_positions, text_positions)
+
+    def describe(self) -> str:
+        return f"{self.n_images} films with labels; {self._unlabelled} without left out"
+
+
+View = Pairs | Decoupled | Official | Images
 
 
 def make(catalog: Catalog, options: DataOptions, seed: int) -> View:
@@ -190,6 +212,8 @@ def make(catalog: Catalog, options: DataOptions, seed: int) -> View:
     """
     if options.view == "pairs":
         return Pairs(catalog, options, seed)
+    if options.view == "images":
+        return Images(catalog, options, seed)
     kind = Decoupled if options.unpaired.sampling == "decoupled" else Official
     return kind(catalog, options, seed)
 

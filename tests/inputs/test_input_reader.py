@@ -30,6 +30,7 @@ CONFIGS = {
         "unpaired": {"texts_per_image": 1.5, "text_only_weight": 2.0},
     },
     "official": {"view": "unpaired", "unpaired": {"sampling": "official"}},
+    "images": {"view": "images"},
 }
 DATA = [
     make_datasets.make_dataset("a"),
@@ -215,6 +216,7 @@ def test_sections_choose_the_sentences(tokenizer):
     ]
     inputs = make(tokenizer, {"sections": ("impression",)}, data=with_captions)
     assert inputs.catalog.reports_without_sections == 4
+    assert inputs.view.n_images == 24 + 8  # the captions are used
     assert "4 reports have none of the sections impression" in inputs.describe()
 
 
@@ -471,3 +473,15 @@ def test_no_crop_when_the_sizes_are_equal(tokenizer):
     for image, cut in zip(rows.image_N, cuts):
         seen.setdefault(image, set()).add(cut.tobytes())
     assert {len(c) for c in seen.values()} == {1}
+
+
+def test_images_alone_bring_masked_texts(tokenizer):
+    """Every labelled film of an epoch once, and no text at all."""
+    inputs = make(tokenizer, {"view": "images"}, batch=4)
+    batch = inputs.batch(0)
+    assert not batch["text_weight_M"].any() and not batch["texts"]["mask_BxT"].any()
+    assert batch["image_weight_N"].all()
+    positions = np.arange(inputs.view.n_images)
+    drawn = inputs.view.rows(positions, positions).image_N
+    assert sorted(drawn) == sorted(set(drawn))
+    assert (inputs.catalog.image_labels_Ix14[drawn] != -2).any(axis=1).all()
