@@ -6,13 +6,12 @@ first step, over the same films.
 
 import argparse
 import functools
-import json
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from typing import Literal
 
 import jax
 import numpy as np
@@ -21,12 +20,19 @@ from data_pipelines.records import Dataset
 from medclip_jax import __version__, cli, evaluate_options
 from medclip_jax import run as run_lib
 from medclip_jax.errors import UserError
+from medclip_jax.evaluate_data import (
+    check_prompts,
+    is_simulated,
+    is_training_data,
+    load_films,
+    load_sentences,
+)
 from medclip_jax.evaluation import baselines, five_class, prompts, report, sections
 from medclip_jax.evaluation.embedding import Embedder
 from medclip_jax.evaluation.rows import Row, select_protocols
 from medclip_jax.evaluation.sets import Films, Networks, Options, Result, Sentences
 from medclip_jax.evaluation.suite import measure
-from medclip_jax.inputs import augment, catalog, evalset
+from medclip_jax.inputs import augment, catalog
 from medclip_jax.methods.interface import ClassifiesFilms
 
 log = logging.getLogger(__name__)
@@ -38,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     # --- Options ------------------------------------------------------------------
     args = evaluate_options.parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's lines on opening
     started = time.perf_counter()
     protocols = select_protocols(args.protocols)
     evaluate_options.check(args)
@@ -122,85 +129,6 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def load_films(datasets: Sequence[Dataset], split: str, image_size: int) -> list[Films]:
-    """The films of every data set that has any in the split.
-
-    Raises:
-      UserError: when none has.
-    """
-    found = []
-    for dataset in datasets:
-        if split not in dataset.table["split"].unique().to_pylist():
-            continue
-        try:
-            loaded = evalset.load_images([dataset], split, image_size)
-        except UserError:  # studies of text alone
-            continue
-        found.append(
-            Films(
-                dataset.name,
-                np.asarray(loaded.ids),
-                np.asarray(loaded.patient_ids),
-                np.asarray(loaded.study_ids),
-                np.asarray(loaded.views),
-                np.asarray(loaded.labels_Nx14),
-                functools.partial(read_films, loaded),
-            )
-        )
-    if not found:
-        held = {d.name: d.table["split"].unique().to_pylist() for d in datasets}
-        raise UserError(
-            f"no data set has films in the split {split!r}; splits found: {held}. "
-            "Choose another with --split"
-        )
-    return found
-
-
-def read_films(loaded: evalset.EvalImages, positions: np.ndarray) -> Iterator:
-    """Films as arrays uint8 [b, H, W, 1]; one that cannot be read is an error."""
-    for batch in loaded.batches(indices=positions):
-        real = batch["index_B"] >= 0
-        bad = batch["index_B"][real & (batch["weight_B"] == 0)]
-        if len(bad):
-            raise UserError(
-                f"film {loaded.ids[bad[0]]} of {loaded.dataset_names[bad[0]]} cannot be "
-                "decoded, so a figure over all films cannot be given; the shard is "
-                "damaged: prepare the data set again"
-            )
-        yield batch["films_BxHxWx1"][real]
-
-
-def load_sentences(
-    datasets: Sequence[Dataset], split: str, kind: str, config
-) -> dict[str, Sentences]:
-    """Data set name to its sentences or reports; data sets without text are absent."""
-    found = {}
-    for dataset in datasets:
-        try:
-            texts = evalset.load_texts([dataset], split, kind, config.data.sections)
-        except UserError:
-            continue
-        found[dataset.name] = Sentences(
-            texts.texts,
-            np.asarray(texts.labels_Mx14),
-            np.asarray(texts.patient_ids),
-            np.asarray(texts.study_ids),
-        )
-    return found
-
-
-def check_prompts(datasets: Sequence[Dataset], split: str) -> dict[str, int]:
-    """Counts distinct training sentences that equal an evaluation prompt."""
-    every = [
-        *prompts.five_class_prompts().values(),
-        *prompts.fourteen_prompts().values(),
-    ]
-    return prompts.count_overlap(
-        evalset.training_sentences(datasets, split),
-        (text for texts in every for text in texts),
-    )
-
-
 def add_pixels(
     results: Mapping[str, Result],
     films: Sequence[Films],
@@ -235,10 +163,10 @@ def add_pixels(
     )
     _say(f"logistic regression on {fitted.films} training films, 16 x 16 pixels")
     for of in films:
-        if of.name in results:
-            chosen = results[of.name].five.chosen
-            predicted = fitted.predict(of.read(chosen.indices))
-            _note(results[of.name], "pixels_logistic", predicted == chosen.classes)
+        judged = results[of.name].chosen if of.name in results else None
+        if judged is not None:
+            predicted = fitted.predict(of.read(judged.indices))
+            _note(results[of.name], "pixels_logistic", predicted == judged.classes)
 
 
 def add_ceiling(
@@ -262,8 +190,8 @@ def add_ceiling(
         progress=True,
     )
     for of in load_films(datasets, args.split, run.config.data.image_size):
-        if of.name in results:
-            chosen = results[of.name].five.chosen
+        chosen = results[of.name].chosen if of.name in results else None
+        if chosen is not None:
             logits = embedder.class_logits(
                 run.variables, of.read(chosen.indices), f"{of.name}: films, supervised"
             )
@@ -271,11 +199,20 @@ def add_ceiling(
             _note(results[of.name], "supervised", right)
 
 
-def _note(result: Result, column: str, right: np.ndarray) -> None:
+def _note(
+    result: Result,
+    column: Literal["pixels_logistic", "supervised"],
+    right: np.ndarray,
+) -> None:
     """Writes a baseline's accuracy beside the headline figure."""
     for place, row in enumerate(result.rows):
         if (row.protocol, row.metric) == ("zero_shot_five", "accuracy"):
-            result.rows[place] = replace(row, **{column: float(right.mean())})
+            value = float(right.mean())
+            result.rows[place] = (
+                replace(row, supervised=value)
+                if column == "supervised"
+                else replace(row, pixels_logistic=value)
+            )
 
 
 def make_report(
@@ -331,7 +268,12 @@ def make_report(
         },
         limits=sections.limits(
             rows, simulated, overlap["sentences"], overlap["checked"], same
-        ),
+        )
+        + [
+            f"{d.name}: {d.notice}"
+            for d in datasets
+            if not is_simulated(d) and d.notice
+        ],
         extra={
             "prompt_overlap": overlap["sentences"],
             "training_sentences_checked": overlap["checked"],
@@ -342,21 +284,9 @@ def make_report(
     )
 
 
-def is_simulated(dataset: Dataset) -> bool:
-    """Whether the data set was prepared from the simulated hospital."""
-    about = json.loads((Path(dataset.path) / "fingerprint.json").read_text())
-    return bool(about.get("simulated", False))
-
-
-def is_training_data(workdir: Path, datasets: Sequence[Dataset]) -> bool:
-    """Whether every data set is, bit for bit, one that the run was trained on."""
-    trained = json.loads((workdir / "data.json").read_text()).get("datasets", {})
-    return all(trained.get(d.name) == d.fingerprint for d in datasets)
-
-
 def _provenance(args, run, datasets, overlap) -> str:
     lines = [f"training data: {run.fingerprint}"]
-    lines += [f"evaluated on:  {d.name} {d.fingerprint}" for d in datasets]
+    lines += [f"evaluated on:  {d.name} {d.fingerprint}. {d.notice}" for d in datasets]
     lines += [
         f"prompt overlap: {overlap['sentences']} of {overlap['checked']} sentences",
         f"medclip_jax {__version__}, jax {jax.__version__}",

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from medclip_jax.errors import UserError
 from medclip_jax.methods.interface import (
+    ClassifiesFilms,
     ImageEmbedding,
     Method,
     TextEmbedding,
@@ -165,6 +166,8 @@ class Embedder:
 
     def _class_logits(self, variables: Variables, films_BxHxWx1: jax.Array):
         films = {"current_BxHxWx3": self._normalize(films_BxHxWx1)}
+        if not isinstance(self._method, ClassifiesFilms):
+            raise TypeError(f"{type(self._method).__name__} gives no class logits")
         return self._method.class_logits(variables, films)
 
     def _kept(self, embedding: Any) -> Any:
@@ -211,7 +214,9 @@ def _mesh_of(variables: Variables) -> Mesh:
     if not isinstance(leaf, jax.Array):
         return Mesh(np.asarray(jax.devices()), ("devices",))
     if isinstance(leaf.sharding, NamedSharding):
-        return leaf.sharding.mesh
+        mesh = leaf.sharding.mesh
+        assert isinstance(mesh, Mesh)  # a placed array lies on devices
+        return mesh
     return Mesh(np.asarray(sorted(leaf.devices(), key=lambda d: d.id)), ("devices",))
 
 

@@ -6,7 +6,6 @@ further findings at zero. The looser rule leaves those eight free to occur, as t
 in patients.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +18,7 @@ from data_pipelines.findings import (
     UNCERTAIN,
 )
 from medclip_jax.errors import UserError
+from medclip_jax.evaluation.metrics import Strings
 
 FIVE_COLUMNS: tuple[int, ...] = tuple(FINDINGS.index(name) for name in EVAL_FIVE)
 OTHER_EIGHT: tuple[int, ...] = tuple(
@@ -47,7 +47,7 @@ class FiveClassSet:
         return len(self.indices)
 
 
-def frontal(views: Sequence[str]) -> np.ndarray:
+def frontal(views: Strings) -> np.ndarray:
     """bool [N]: films whose view is not known to be lateral or another one."""
     return ~np.isin(np.asarray(views), SIDE_VIEWS)
 
@@ -85,7 +85,7 @@ def class_of(
 
 def choose(
     classes: np.ndarray,
-    ids: Sequence[str],
+    ids: Strings,
     *,
     per_class: int = 200,
     minimum: int = 1,

@@ -4,8 +4,6 @@ Its prompts are drawn once, so the figures of one run can be compared; it choose
 best checkpoint, which is why it never sees the test split.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from medclip_jax.evaluation import five_class, metrics, prompts, zero_shot
@@ -15,8 +13,8 @@ from medclip_jax.methods.interface import Variables
 
 def choose_films(
     labels_Nx14: np.ndarray,
-    views: Sequence[str],
-    ids: Sequence[str],
+    views: metrics.Strings,
+    ids: metrics.Strings,
     limit: int,
     seed: int = 0,
 ) -> five_class.FiveClassSet:

@@ -14,6 +14,9 @@ from sklearn import metrics as sk
 Statistic = Callable[[np.ndarray], np.ndarray]
 """Film weights [R, N] -> values [R]; NaN where a resample cannot give one."""
 
+Strings = Sequence[str] | np.ndarray
+"""Ids, as a list of str or an array of them."""
+
 BOOTSTRAP_SAMPLES = 1000
 _BLOCK_ENTRIES = 2_000_000
 
@@ -184,7 +187,7 @@ def mean_of(statistics: Sequence[Statistic]) -> Statistic:
 
 def bootstrap(
     statistic: Statistic,
-    patients: Sequence[str],
+    patients: Strings,
     seed: int = 0,
     samples: int = BOOTSTRAP_SAMPLES,
 ) -> Interval:

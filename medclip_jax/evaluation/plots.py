@@ -23,7 +23,7 @@ INK, GRID = "#1B2430", "#E3E8EE"
 DPI = 130
 TSNE_FILMS = 600
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 11,
     "axes.titlesize": 12.5,
@@ -105,7 +105,7 @@ def roc(scores_NxC: np.ndarray, classes: np.ndarray, names: Sequence[str]) -> by
       names: C class names.
     """
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(5.8, 5.4)
+        figure, axes = _figure(5.8, 6.2)
         axes.plot([0, 1], [0, 1], "--", color=CHANCE, lw=1.4, label="chance 0.50")
         for c, name in enumerate(names):
             false, true, _ = roc_curve(classes == c, scores_NxC[:, c])
@@ -123,7 +123,15 @@ def roc(scores_NxC: np.ndarray, classes: np.ndarray, names: Sequence[str]) -> by
             ylim=(-0.01, 1.01),
             aspect="equal",
         )
-        axes.legend(loc="lower right", title="area under the curve", fontsize=10)
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(
+            handles,
+            labels,
+            loc="outside lower center",
+            ncols=2,
+            title="area under the curve",
+            fontsize=10,
+        )
         return _png(figure)
 
 
@@ -135,7 +143,7 @@ def class_bars(
 ) -> bytes:
     """Share of each class's films that were named right, beside untrained and chance."""
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(7.2, 4.2)
+        figure, axes = _figure(6.4, 5.2)
         place = np.arange(len(names))
         for shift, values, colour, label in (
             (-0.2, trained, TRAINED, "trained"),

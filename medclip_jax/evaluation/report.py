@@ -224,10 +224,10 @@ def render(report: Report) -> str:
         "first step.</p>"
     )
     if len(main_rows) < len(report.rows):
-        rest = [row for row in report.rows if "/" in row.protocol]
+        others = [row for row in report.rows if "/" in row.protocol]
         parts.append(
-            f"<details><summary>{len(rest)} further figures</summary>"
-            f"{_table(rest)}</details>"
+            f"<details><summary>{len(others)} further figures</summary>"
+            f"{_table(others)}</details>"
         )
     if report.skipped:
         items = "".join(

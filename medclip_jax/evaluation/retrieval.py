@@ -49,8 +49,8 @@ class ClassRetrieval:
     logits: Logits
     film_classes: np.ndarray
     text_classes: np.ndarray
-    film_patients: Sequence[str]
-    text_patients: Sequence[str]
+    film_patients: metrics.Strings
+    text_patients: metrics.Strings
 
 
 def class_rows(
@@ -92,7 +92,7 @@ def class_rows(
                 protocol,
                 dataset,
                 f"precision_at_{k}",
-                *(metrics.mean_statistic(of[k]) for of in found),
+                [metrics.mean_statistic(of[k]) for of in found],
                 task.film_patients if to_text else task.text_patients,
                 float(correct.mean()),
                 seed=seed,
@@ -106,7 +106,7 @@ def class_rows(
 def exact_rows(
     logits: Logits,
     film_texts: np.ndarray,
-    film_patients: Sequence[str],
+    film_patients: metrics.Strings,
     dataset: str,
     ks: Sequence[int] = RECALL_KS,
     seed: int = 0,
@@ -143,7 +143,7 @@ def exact_rows(
                 f"retrieval_exact/{side}",
                 dataset,
                 f"recall_at_{k}",
-                *(metrics.mean_statistic(of < k) for of in ranks),
+                [metrics.mean_statistic(of < k) for of in ranks],
                 patients,
                 chance_of_recall(correct.sum(axis=1), candidates, k),
                 seed=seed,

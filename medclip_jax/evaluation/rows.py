@@ -99,9 +99,8 @@ def measured(
     protocol: str,
     dataset: str,
     metric: str,
-    trained: metrics.Statistic,
-    untrained: metrics.Statistic,
-    patients: Sequence[str],
+    both: Sequence[metrics.Statistic],
+    patients: metrics.Strings,
     chance: float,
     *,
     seed: int = 0,
@@ -112,11 +111,12 @@ def measured(
 
     Args:
       protocol, dataset, metric, chance, std, note: as in `Row`.
-      trained: statistic of the trained network, as a function of film weights.
-      untrained: the same of the untrained network.
+      both: statistic of the trained and of the untrained network, as functions of
+        film weights.
       patients: patient id of each film, for the bootstrap.
       seed: seed of the bootstrap.
     """
+    trained, untrained = both
     interval = metrics.bootstrap(trained, patients, seed)
     before = metrics.bootstrap(untrained, patients, samples=0)
     return Row(

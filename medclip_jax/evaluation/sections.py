@@ -39,8 +39,8 @@ def of_result(
 
 def _zero_shot(result: Result) -> Section | None:
     pictures = []
-    if result.five is not None:
-        five, classes = result.five, result.five.chosen.classes
+    if result.five is not None and result.chosen is not None:
+        five, classes = result.five, result.chosen.classes
         predicted = five.scores.argmax(axis=1)
         pictures += [
             Picture(
@@ -76,8 +76,8 @@ def _zero_shot(result: Result) -> Section | None:
         "Every film is compared with sentences that describe each finding, and takes "
         "the finding whose sentences it lies nearest to. No label was used."
     )
-    if result.five is not None:
-        counts = ", ".join(f"{n} {c}" for n, c in result.five.chosen.eligible.items())
+    if result.five is not None and result.chosen is not None:
+        counts = ", ".join(f"{n} {c}" for n, c in result.chosen.eligible.items())
         text += (
             " The five-class films hold exactly one of the five findings, as many of "
             f"each as the rarest has; eligible in this split: {counts}."
@@ -97,13 +97,10 @@ def _retrieval(
         for title, protocol in titles.items()
     }
     panels = {title: rows for title, rows in panels.items() if rows}
-    if not panels:
+    if not panels or sentences is None or result.chosen is None:
         return None
-    queries = []
+    queries, where = [], result.chosen
     for name, (query, best) in result.found.items():
-        where = result.five.chosen if result.five else None
-        if where is None:
-            break
         positions = where.indices[best]
         pixels = np.concatenate(list(films.read(positions)))[..., 0]
         shown = (
@@ -117,8 +114,7 @@ def _retrieval(
         queries.append(Query(name, shown, show_text, retrieved))
     text = (
         "A candidate counts as right when it holds the finding of the query; this is "
-        "agreement of findings, not retrieval of one particular report. Films and "
-        "sentences are of patients outside training."
+        "agreement of findings, not retrieval of one particular report."
     )
     if queries:
         text += (
@@ -136,9 +132,9 @@ def _retrieval(
 
 
 def _embeddings(result: Result, seed: int) -> Section | None:
-    if result.five is None or len(result.five.chosen) < 10:
+    if result.chosen is None or not result.embeddings or len(result.chosen) < 10:
         return None
-    classes = result.five.chosen.classes
+    classes = result.chosen.classes
     rng = np.random.default_rng([seed, 2])
     shown = np.sort(rng.permutation(len(classes))[: plots.TSNE_FILMS])
     panels = {
@@ -177,7 +173,7 @@ def read_metrics(metrics_file: Path) -> list[Mapping[str, float]]:
     """Lines of metrics.jsonl that are whole and name a step; [] without a file."""
     if not metrics_file.is_file():
         return []
-    lines = []
+    lines: list[Mapping[str, float]] = []
     for line in metrics_file.read_text(encoding="utf-8").splitlines():
         try:
             parsed = json.loads(line)

@@ -80,12 +80,10 @@ class FiveResult:
     """What the pictures of the five-class protocol need.
 
     Attributes:
-      chosen: the films.
       scores: float [N, 5] of the trained network, the mean over prompt draws.
       recall, untrained_recall: share named right by class, the mean over draws.
     """
 
-    chosen: five_class.FiveClassSet
     scores: np.ndarray
     recall: list[float]
     untrained_recall: list[float]
@@ -99,7 +97,8 @@ class Result:
       name: of the data set.
       rows: the figures.
       skipped: protocol to reason.
-      five: films of the five-class set, and what was seen in them.
+      chosen: the five-class set; None where the split gives none.
+      five: what was seen in its films, where that was asked for.
       embeddings: joint vectors of those films, untrained and trained.
       found: for each class, a query sentence's position in the sentences and the
         positions of the films it finds, best first.
@@ -108,6 +107,7 @@ class Result:
     name: str
     rows: list[Row] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
+    chosen: five_class.FiveClassSet | None = None
     five: FiveResult | None = None
     embeddings: dict[str, np.ndarray] = field(default_factory=dict)
     found: dict[str, tuple[int, np.ndarray]] = field(default_factory=dict)

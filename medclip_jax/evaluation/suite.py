@@ -55,6 +55,9 @@ def measure(
     return run.result
 
 
+NO_TEXT = "this split has no report text"
+
+
 class _Run:
     """One data set under way: its films are embedded once for all protocols."""
 
@@ -65,6 +68,7 @@ class _Run:
         if options.frontal:
             usable = five_class.frontal(films.views)
         self.five, self.why = self._choose_five(usable)
+        self.result.chosen = self.five
         wide = [] if self.five is None else [self.five.indices]
         if {"zero_shot_findings", "retrieval_exact"} & set(options.protocols):
             wide.append(self._sample(np.flatnonzero(usable)))
@@ -155,7 +159,6 @@ class _Run:
             for of in (logits.trained, logits.untrained)
         ]
         self.result.five = FiveResult(
-            self.five,
             drawn[0].mean(axis=0),
             *(_recall(scores, self.five.classes) for scores in drawn),
         )
@@ -191,17 +194,16 @@ class _Run:
     def class_retrieval(
         self, protocols: Sequence[str], sentences: Sentences | None
     ) -> None:
-        why = self.why if self.five is None else ""
         if sentences is None:
-            why = "this split has no report text"
-        chosen = None
-        if not why:
-            try:
-                chosen = _choose_sentences(sentences, self.options)
-            except UserError as error:
-                why = str(error)
-        if chosen is None:
-            self.result.skipped |= dict.fromkeys(protocols, why)
+            self.result.skipped |= dict.fromkeys(protocols, NO_TEXT)
+            return
+        if self.five is None:
+            self.result.skipped |= dict.fromkeys(protocols, self.why)
+            return
+        try:
+            chosen = _choose_sentences(sentences, self.options)
+        except UserError as error:
+            self.result.skipped |= dict.fromkeys(protocols, str(error))
             return
         # Equal similarities are ranked by index; in the order of the reports that
         # would favour nobody's class.
@@ -223,13 +225,14 @@ class _Run:
             self.result.found[name] = int(chosen.indices[query]), best
 
     def exact_retrieval(self, texts: Sentences | None) -> None:
-        why = "this split has no report text" if texts is None else ""
-        if texts is not None:
-            films, reports, owner = _pairs(self.films, self.used, texts)
-            if len(reports) < 2:
-                why = f"{len(reports)} studies have both a film and a report; 2 needed"
-        if why:
-            self.result.skipped["retrieval_exact"] = why
+        if texts is None:
+            self.result.skipped["retrieval_exact"] = NO_TEXT
+            return
+        films, reports, owner = _pairs(self.films, self.used, texts)
+        if len(reports) < 2:
+            self.result.skipped["retrieval_exact"] = (
+                f"{len(reports)} distinct reports belong to a film; 2 are needed"
+            )
             return
         positions = np.concatenate(reports)
         first, group = retrieval.first_of_each([texts.texts[i] for i in positions])
@@ -288,7 +291,9 @@ def _pairs(
     of_study: dict[str, list[int]] = {}
     for position, study in enumerate(texts.studies):
         of_study.setdefault(str(study), []).append(position)
-    kept, reports, owner = [], [], []
+    kept: list[int] = []
+    reports: list[np.ndarray] = []
+    owner: list[int] = []
     known: dict[tuple[str, ...], int] = {}
     for film in used:
         positions = of_study.get(str(films.studies[film]))

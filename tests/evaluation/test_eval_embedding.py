@@ -135,7 +135,7 @@ SHARDED = """
 import sys; sys.path.insert(0, {here!r})
 import jax, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-import test_embedding as t
+import test_eval_embedding as t
 _, variables, embedder = t.make(batch_size=6)
 assert embedder.batch_size == 8, embedder.batch_size
 mesh = Mesh(np.asarray(jax.devices()).reshape(2, 2), ("data", "fsdp"))

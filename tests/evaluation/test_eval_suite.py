@@ -4,19 +4,15 @@ import base64
 import functools
 import json
 import re
-import sys
-from pathlib import Path
 
 import numpy as np
+import planted
 import pytest
 
 from medclip_jax.errors import UserError
 from medclip_jax.evaluation import plots, report, rows, sections
 from medclip_jax.evaluation.sets import Options
 from medclip_jax.evaluation.suite import measure
-
-sys.path.insert(0, str(Path(__file__).parent))
-import planted
 
 
 @pytest.fixture(scope="module")
