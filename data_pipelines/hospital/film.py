@@ -42,7 +42,7 @@ class Look:
     vignette: float
     uneven: float
     anatomic: float
-    border: tuple[float, float, float, float]
+    border: tuple[float, ...]
     marker: str
     marker_at: tuple[float, float]
     portable: bool

@@ -103,12 +103,13 @@ def opacity(scene: Scene, finding: Finding, rng) -> np.ndarray:
     total = np.zeros(scene.frame.shape, np.float32)
     s, size = finding.severity, scene.healthy.lung_height
     net = finding.kind == "interstitial"
-    mesh = _mesh(scene, rng) if net else None
+    mesh = _mesh(scene, rng) if net else np.zeros(1, np.float32)
     for side in sides(finding):
         if net:
             height = scene.organs.z * np.float32(1 / size)
-            where = smoothstep(0.3, 0.8, height) if finding.lobe == "lower" else 1.0
-            share = (0.11 + 0.14 * s) * mesh * where
+            share = (0.11 + 0.14 * s) * mesh
+            if finding.lobe == "lower":
+                share = share * smoothstep(0.3, 0.8, height)
         else:
             share = np.zeros(scene.frame.shape, np.float32)
             for _ in range(1 + int(rng.integers(1, 3))):

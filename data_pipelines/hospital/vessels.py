@@ -49,9 +49,9 @@ def grow(anatomy: Anatomy, side: str, step: float) -> Tree:
         radii.append((radius[:, None] * (1 - 0.15 * t)[None]).ravel())
         gaps.append(np.repeat(length / count, count))
         tip, way, radius, length = _fork(tip, way, radius, length, rng)
-    points, radii, gaps = (np.concatenate(v) for v in (points, radii, gaps))
-    keep = inside_lung(anatomy, points, side)
-    return Tree(points[keep], radii[keep], gaps[keep])
+    place, wide, gap = (np.concatenate(v) for v in (points, radii, gaps))
+    keep = inside_lung(anatomy, place, side)
+    return Tree(place[keep], wide[keep], gap[keep])
 
 
 def _roots(anatomy, side, rng):
