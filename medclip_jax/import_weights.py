@@ -1,0 +1,156 @@
+"""Import: an official MedCLIP state dict -> a workdir that evaluate and export open."""
+
+import argparse
+import hashlib
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.core import meta
+from ml_collections import ConfigDict
+
+from medclip_jax import cli, config_flags
+from medclip_jax import run as run_lib
+from medclip_jax.errors import UserError
+from medclip_jax.inputs.tokens import Tokenizer
+from medclip_jax.methods import registry
+from medclip_jax.runtime import workdir as workdir_lib
+from medclip_jax.runtime.checkpoint import Checkpoints
+from medclip_jax.runtime.state import TrainState
+from medclip_jax.weights import files, medclip
+
+HELP = """examples:
+  medclip-jax import --weights medclip-vit/pytorch_model.bin \\
+      --tokenizer emilyalsentzer/Bio_ClinicalBERT --out runs/medclip-vit
+  medclip-jax evaluate --workdir runs/medclip-vit --data shards --out report
+
+A folder that `medclip-jax export` wrote is imported from its medclip_official/.
+The official tokenizer lower-cases although its vocabulary is cased: so does this one
+unless --keep_case is given. Other sizes than the published ones by --config.KEY=VALUE,
+as in train."""
+
+NOTICE = (
+    "Published MedCLIP weights, trained on MIMIC-CXR and CheXpert, whose data-use "
+    "agreements apply; they came without a stated licence."
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args, rest = parser().parse_known_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    if (args.out / workdir_lib.CONFIG).exists():
+        raise UserError(f"--out {args.out} is a workdir already; name another folder")
+    state = files.read(args.weights)
+    config = make_config(medclip.image_encoder_of(state), rest, args.text_pool)
+    tokenizer = Tokenizer.load(args.tokenizer, None if args.keep_case else True)
+    config.model.text.tokenizer = str(args.tokenizer)
+    run_lib.set_vocab_size(config, tokenizer)
+    method = registry.build(config)
+    target = meta.unbox(
+        jax.eval_shape(run_lib.initializer(config, method), jax.random.key(0))
+    )
+    variables, report = medclip.from_torch(state, target)
+    report.require(str(args.weights))
+    save(args.out, config, variables, tokenizer, fingerprint(args.weights))
+    print(
+        f"{config.model.image.name} and {config.model.text.name} in {args.out}; "
+        f"{len(report.ignored)} computed tables left out"
+    )
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the verb; `--config.KEY=VALUE` is left to `make_config`."""
+    out = argparse.ArgumentParser(
+        "medclip-jax import",
+        description="Makes a workdir from an official MedCLIP state dict.",
+        epilog=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    out.add_argument(
+        "--weights", required=True, type=Path, help="pytorch_model.bin or its folder"
+    )
+    out.add_argument("--tokenizer", required=True, help="folder or hub name")
+    out.add_argument("--out", required=True, type=Path, help="the workdir to make")
+    out.add_argument(
+        "--text_pool",
+        choices=sorted(set(medclip.TEXT_POOL.values())),
+        help="default: layers_1_2_last with Swin, pooler with ResNet, which is what "
+        "each was trained with as far as is known",
+    )
+    out.add_argument(
+        "--keep_case", action="store_true", help="the tokenizer's own casing"
+    )
+    return out
+
+
+def make_config(image: str, options: list[str], text_pool: str | None) -> ConfigDict:
+    """The config of the published model.
+
+    Args:
+      image: "swin" or "resnet".
+      options: `--config.KEY=VALUE` each.
+      text_pool: overrides what goes with the image encoder.
+
+    Raises:
+      UserError: an option or key that there is not.
+    """
+    for option in options:
+        if not option.startswith("--config.") or "=" not in option:
+            raise UserError(f"unknown option {option!r}; see medclip-jax import --help")
+    overrides = [
+        "model.dtype=float32",
+        f"medclip.text_pool={text_pool or medclip.TEXT_POOL[image]}",
+        "medclip.pool_padding=True",
+        "medclip.target=dot",
+        *(option.removeprefix("--config.") for option in options),
+    ]
+    return config_flags.load_config(f"medclip.py:{image}", overrides)
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of the weights that were read, in hexadecimal."""
+    found = [path]
+    if path.is_dir():
+        found = sorted(p for p in path.iterdir() if p.is_file())
+    digest = hashlib.sha256()
+    for file in found:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def save(
+    workdir: Path,
+    config: ConfigDict,
+    variables: dict[str, Any],
+    tokenizer: Tokenizer,
+    source: str,
+) -> None:
+    """Writes a workdir whose only checkpoint is step 0, without optimizer state."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(workdir / run_lib.TOKENIZER)
+    data = {
+        "fingerprint": source,
+        "datasets": {"published weights": source},
+        "notices": {"published weights": NOTICE},
+    }
+    workdir_lib.write_json(workdir / workdir_lib.DATA, data)
+    variables = jax.tree.map(jnp.asarray, variables)
+    with Checkpoints(
+        workdir / run_lib.CHECKPOINTS, config.checkpoint.best_metric
+    ) as checkpoints:
+        state = TrainState(jnp.int32(0), variables, {"none": jnp.int32(0)})
+        checkpoints.save(0, state, {"pending": None}, {})
+        checkpoints.wait()
+    # Last: a folder without it is no workdir yet.
+    workdir_lib.write_json(workdir / workdir_lib.CONFIG, config_flags.to_json(config))
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
