@@ -108,7 +108,7 @@ class DataOptions:
         Raises:
           UserError: an unknown key or a value out of range, with the valid ones.
         """
-        if isinstance(config, cls):
+        if isinstance(config, DataOptions):
             return config
         return _build(cls, config, "data")
 

@@ -55,7 +55,7 @@ class Tokenizer:
         Raises:
           UserError: there is no such tokenizer.
         """
-        from transformers import AutoTokenizer, BertTokenizerFast
+        from transformers import AutoTokenizer, BertTokenizer
 
         options = {} if lower_case is None else {"do_lower_case": lower_case}
         folder = Path(name)
@@ -66,7 +66,7 @@ class Tokenizer:
         try:
             if bare:
                 vocab = _read_vocab(folder / "vocab.txt")
-                return cls(BertTokenizerFast(vocab=vocab, **options))
+                return cls(BertTokenizer(vocab=vocab, **options))
             return cls(AutoTokenizer.from_pretrained(str(name), **options))
         except UserError:
             raise
@@ -80,10 +80,10 @@ class Tokenizer:
     @classmethod
     def from_vocabulary(cls, vocabulary: Sequence[str]) -> "Tokenizer":
         """A lower-casing BERT WordPiece tokenizer of these entries, in id order."""
-        from transformers import BertTokenizerFast
+        from transformers import BertTokenizer
 
         ids = {piece: number for number, piece in enumerate(vocabulary)}
-        return cls(BertTokenizerFast(vocab=ids, do_lower_case=True))
+        return cls(BertTokenizer(vocab=ids, do_lower_case=True))
 
     @property
     def vocab_size(self) -> int:
@@ -206,8 +206,10 @@ class TokenCache:
           As `Tokenizer.encode`; an absent text is the empty one: its special tokens
           keep a softmax over tokens from being empty.
         """
-        found = {key: self._pieces.get(key) for key in keys if key is not None}
-        missing = [key for key, pieces in found.items() if pieces is None]
+        wanted = dict.fromkeys(key for key in keys if key is not None)
+        held = {key: self._pieces.get(key) for key in wanted}
+        found = {key: pieces for key, pieces in held.items() if pieces is not None}
+        missing = [key for key in wanted if key not in found]
         if missing:
             made = self._unpadded([read(key) for key in missing])
             for key, pieces in zip(missing, made):
