@@ -57,7 +57,9 @@ class Tokenizer:
         """
         from transformers import AutoTokenizer, BertTokenizer
 
-        options = {} if lower_case is None else {"do_lower_case": lower_case}
+        options: dict[str, Any] = (
+            {} if lower_case is None else {"do_lower_case": lower_case}
+        )
         folder = Path(name)
         bare = (folder / "vocab.txt").is_file() and not any(
             (folder / file).is_file()
