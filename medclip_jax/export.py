@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import importlib.util
 import json
+import logging
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -45,6 +46,8 @@ torch and transformers."""
 def main(argv: list[str] | None = None) -> int:
     # --- Options and run ----------------------------------------------------------
     args = parser().parse_args(argv)
+    # Orbax warns of what `open_run` asks for on purpose.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     if args.verify:
         _require_torch()
     _require_replaceable(args.out)
@@ -58,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     remarks = write(run, variables, args.out)
     print(f"step {run.step} of {args.workdir} written to {args.out}")
     for remark in remarks:
-        print(f"does not fit: {remark}")
+        print(f"note: {remark}")
 
     # --- Proof --------------------------------------------------------------------
     lines: list[str] = []
@@ -120,7 +123,8 @@ def write(run: run_lib.Run, variables: Mapping[str, Any], out: Path) -> list[str
       out: folder.
 
     Returns:
-      One line for each thing that does not fit a layout.
+      One line for each thing that does not fit a layout, or that who uses one must
+      do otherwise than its code does.
     """
     draft = out.with_name(out.name + ".partial")
     shutil.rmtree(draft, ignore_errors=True)
@@ -313,8 +317,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _last_metrics(path: Path) -> dict[str, Any] | None:
+    """The last logged step, without its times."""
     lines = path.read_text().splitlines() if path.is_file() else []
-    return json.loads(lines[-1]) if lines else None
+    values = json.loads(lines[-1]) if lines else {}
+    kept = {k: v for k, v in values.items() if not k.startswith("time/")}
+    return kept or None
 
 
 def _require_torch() -> None:

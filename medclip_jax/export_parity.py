@@ -40,6 +40,9 @@ def verify(
     Returns:
       Lines to print, and whether all differences are within the tolerance.
     """
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
     model = _load_torch_model(out).load(out)
     films, sentences = examples(run, datasets)
     if sentences is None:

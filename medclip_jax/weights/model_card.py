@@ -53,7 +53,7 @@ def model_card(
         _data(data, notices, names),
         _results(metrics, rows, simulated),
         _bullets("Verification", verification, "Not asked for (`--verify`)."),
-        _bullets("What does not fit", remarks, "Everything fits."),
+        _bullets("What does not fit, or differs", remarks, "Everything fits."),
         LIMITS,
         _licence(simulated),
         "## Config\n\n```json\n"
