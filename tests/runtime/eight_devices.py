@@ -1,6 +1,6 @@
-"""Run with 8 forced CPU devices by test_eight_devices.py; prints one JSON object.
+"""Run by test_eight_devices.py in a process of its own; prints one JSON object.
 
-python -m tests.runtime.eight_devices gradients swin
+python -m tests.runtime.eight_devices compare swin 200
 """
 
 import json
@@ -8,77 +8,124 @@ import os
 import sys
 import tempfile
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
-from medclip_jax.runtime.checkpoint import Checkpoints
+from medclip_jax.runtime import checkpoint as checkpoint_lib
+from medclip_jax.runtime import mesh as mesh_lib
+from medclip_jax.runtime import state as state_lib
 from tests.runtime import small
-
-SPLIT = {"data": 4, "fsdp": 2, "tensor": 1}
-
-
-def _trainers(image: str, steps: int) -> tuple[small.Trainer, small.Trainer]:
-    config = small.config(image, steps=steps)
-    single = small.Trainer(config, 1)
-    config.mesh.update(SPLIT)
-    return single, small.Trainer(config, 8)
 
 
 def compare(image: str, steps: int) -> dict:
-    """Losses on 1 and on 8 devices, and how far the gradients of step 0 are apart."""
-    single, split = _trainers(image, steps)
-    grad_1, grad_8 = single.gradient(single.state()), split.gradient(split.state())
-    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(grad_1))
-    apart = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), grad_1, grad_8)
+    """1 device against data 4 x fsdp 2: the gradient of step 0, and the losses."""
+    config = small.config(image, steps=200)
+    config.optimizer.clip_norm = 0.0
+    single = small.Trainer(config, 1)
+    config.mesh.update({"data": 4, "fsdp": 2, "tensor": 1})
+    split = small.Trainer(config, 8)
+    gradient_1, _ = single.first_gradient()
+    gradient_8, _ = split.first_gradient()
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient_1))
+    apart = jax.tree.map(lambda a, b: np.abs(a - b).max(), gradient_1, gradient_8)
     specs = [str(s.spec) for s in jax.tree.leaves(split.shardings.variables)]
     return {
-        "gradient": max(jax.tree.leaves(apart)) / float(largest),
+        "gradient": float(max(jax.tree.leaves(apart)) / largest),
         "losses_1": single.run(single.state(), steps)[1],
         "losses_8": split.run(split.state(), steps)[1],
         "split": sum("fsdp" in spec for spec in specs),
     }
 
 
-def restore(image: str) -> dict:
-    """Saves on one mesh, restores on others, and goes on."""
-    single, split = _trainers(image, 4)
-    config = small.config(image, steps=4)
-    config.mesh.update({"data": 2, "fsdp": 2})
-    half = small.Trainer(config, 4)
-    results = {}
-    pairs = {
-        "8 to 8": (split, split),
-        "8 to 4": (split, half),
-        "8 to 1": (split, single),
-        "1 to 8": (single, split),
-    }
-    for name, (source, goal) in pairs.items():
-        state, _ = source.run(source.state(), 2)
-        saved = jax.tree.map(np.asarray, state)
-        with tempfile.TemporaryDirectory() as folder:
-            with Checkpoints(folder, "loss") as checkpoints:
-                checkpoints.save(2, state, {"pending": None}, {})
-            with Checkpoints(folder, "loss") as checkpoints:
-                restored, _ = checkpoints.restore(2, goal.target)
-        same = jax.tree.map(
-            lambda a, b: bool((a == np.asarray(b)).all()), saved, restored
+def spec_of(array: jax.Array) -> list:
+    """The mesh axis of each dimension; its repr differs between versions of jax."""
+    axes = list(array.sharding.spec)
+    return axes + [None] * (array.ndim - len(axes))
+
+
+def _toy(sizes: dict, devices: int):
+    """A state with parameters that split, ones that do not, and statistics."""
+    mesh = mesh_lib.make_mesh(sizes, jax.devices()[:devices])
+
+    def box(value, names):
+        return nn.LogicallyPartitioned(value, names=names)
+
+    def init(key):
+        draw = jax.random.normal
+        return {
+            "params": {
+                "wide": box(draw(key, (8, 16)), ("embed", "mlp")),
+                "odd": box(draw(key, (5, 3)), ("embed", None)),
+                "scale": box(jnp.ones(()), ()),
+            },
+            "batch_stats": {"mean": jnp.arange(4.0)},
+        }
+
+    target, shardings, optimizer, _ = state_lib.abstract_state(
+        init, lambda _: optax.adamw(1e-3), mesh
+    )
+    state = state_lib.create(jax.random.key(0), init, optimizer, shardings)
+
+    @jax.jit
+    def update(state):
+        params = state.variables["params"]
+        updates, opt_state = optimizer.update(params, state.opt_state, params)
+        new = optax.apply_updates(params, updates)
+        return state.replace(
+            step=state.step + 1,
+            variables={**state.variables, "params": new},
+            opt_state=opt_state,
         )
-        placed = jax.tree.map(lambda a, s: a.sharding == s, restored, goal.shardings)
-        _, losses = goal.run(restored, 2)
-        _, expected = source.run(state, 2)
-        results[name] = {
-            "same": all(jax.tree.leaves(same)),
+
+    return update(state), target, shardings
+
+
+def restore() -> dict:
+    """Saves on one mesh and restores on another."""
+    meshes = {
+        "8": ({"data": 2, "fsdp": 2, "tensor": 2}, 8),
+        "4": ({"data": 1, "fsdp": 4}, 4),
+        "1": ({"data": 1}, 1),
+    }
+    results = {}
+    for source, goal in (("8", "8"), ("8", "4"), ("4", "8"), ("1", "8"), ("8", "1")):
+        state, _, _ = _toy(*meshes[source])
+        _, target, shardings = _toy(*meshes[goal])
+        with tempfile.TemporaryDirectory() as folder:
+            with checkpoint_lib.Checkpoints(folder, "loss") as checkpoints:
+                checkpoints.save(1, state, {"pending": None}, {})
+            with checkpoint_lib.Checkpoints(folder, "loss") as checkpoints:
+                restored, _ = checkpoints.restore(1, target)
+                variables = checkpoints.restore_variables(1, target.variables)
+        same = jax.tree.map(
+            lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), state, restored
+        )
+        placed = jax.tree.map(lambda a, s: a.sharding == s, restored, shardings)
+        alone = jax.tree.map(
+            lambda a, b: bool((a == b).all()), variables, restored.variables
+        )
+        results[f"{source} to {goal}"] = {
+            "same": all(jax.tree.leaves((same, alone))),
             "placed": all(jax.tree.leaves(placed)),
-            "losses": losses,
-            "expected": expected,
+            "types": jax.tree.structure(restored) == jax.tree.structure(state),
+            "split": spec_of(restored.variables["params"]["wide"]),
+            "moment": spec_of(restored.opt_state[0].mu["wide"]),
+            "whole": spec_of(restored.variables["params"]["odd"]),
         }
     return results
 
 
 if __name__ == "__main__":
-    what, image, *rest = sys.argv[1:]
-    result = compare(image, int(rest[0])) if what == "compare" else restore(image)
+    if sys.argv[1] == "compare":
+        result = compare(sys.argv[2], int(sys.argv[3]))
+    else:
+        result = restore()
     print(json.dumps(result))
