@@ -33,7 +33,7 @@ def save_all(folder, metrics, **options):
         for step, value in metrics.items():
             measured = {} if value is None else {METRIC: value}
             checkpoints.save(
-                step, make_state(step), {"pending": {"loss": 0.1}}, measured
+                step, make_state(float(step)), {"pending": {"loss": 0.1}}, measured
             )
         checkpoints.wait()
         return checkpoints.steps(), checkpoints.best_step()
@@ -55,7 +55,7 @@ def test_least_loss_is_best(tmp_path):
 
 def test_restores_all_types_in_a_fresh_manager(tmp_path, caplog):
     save_all(tmp_path, {2: None})
-    state = make_state(2)
+    state = make_state(2.0)
     caplog.set_level(logging.INFO)
     with checkpoint_lib.Checkpoints(tmp_path, METRIC, read_only=True) as checkpoints:
         restored, meta = checkpoints.restore(2, target_of(state))

@@ -132,7 +132,7 @@ def test_watchdog_lets_a_run_go_on():
 def test_watchdog_ends_a_hang_that_holds_the_lock():
     # A PyDLL call keeps the interpreter lock while it sleeps.
     stuck = "import ctypes; ctypes.PyDLL(None).sleep(60)"
-    done = run_hang(0.2, stuck=stuck)
+    done = run_hang(0.6, stuck=stuck)
     assert done.returncode == 1
     assert "in stuck" in done.stderr
 
