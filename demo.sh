@@ -4,13 +4,14 @@
 set -euo pipefail
 DEMO=${DEMO:-runs/demo}
 JOBS=${JOBS:-2}
-PATIENTS=${PATIENTS:-1100}
+PATIENTS=${PATIENTS:-1000}
 started=$SECONDS
 
 step() { printf '\n== %s  [%d s]\n' "$1" "$((SECONDS - started))"; }
 
 step "1/6 simulate a hospital: films, reports, labels"
-medclip-jax simulate --out "$DEMO/raw" --patients "$PATIENTS" --seed 0 --size 128 --jobs "$JOBS"
+medclip-jax simulate --out "$DEMO/raw" --patients "$PATIENTS" --test-fraction 0.3 --seed 0 --size 128 \
+  --jobs "$JOBS"
 
 step "2/6 prepare shards"
 medclip-jax prepare --dataset mimic_cxr --raw "$DEMO/raw/mimic-cxr" --out "$DEMO/shards" --jobs "$JOBS"
@@ -22,11 +23,14 @@ medclip-jax train --config configs/medclip.py:demo --workdir "$DEMO/train" --dat
 step "4/6 train the supervised ceiling, for comparison alone"
 medclip-jax train --config configs/supervised.py:demo --workdir "$DEMO/ceiling" --data "$DEMO/shards"
 
-step "5/6 export to PyTorch and verify"
-medclip-jax export --workdir "$DEMO/train" --data "$DEMO/shards" --out "$DEMO/export" --verify
-
-step "6/6 evaluate on patients that training never saw"
+step "5/6 evaluate on patients that training never saw"
 medclip-jax evaluate --workdir "$DEMO/train" --data "$DEMO/shards" \
   --protocols zero_shot,retrieval --ceiling "$DEMO/ceiling" --out "$DEMO/report"
 
-printf '\nDone in %d s. Open %s/report/report.html\n' "$((SECONDS - started))" "$DEMO"
+step "6/6 export to PyTorch and verify"
+medclip-jax export --workdir "$DEMO/train" --data "$DEMO/shards" --results "$DEMO/report" \
+  --out "$DEMO/export" --verify
+
+printf '\nDone in %d s.\n\n' "$((SECONDS - started))"
+cat "$DEMO/report/results.md"
+printf '\nReport: %s/report/report.html\n' "$DEMO"

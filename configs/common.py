@@ -26,8 +26,8 @@ BERT_DEMO = {
 RESNET50 = {"name": "resnet", "stage_sizes": (3, 4, 6, 3), "width": 64}
 RESNET_DEMO = {
     "name": "resnet",
-    "stage_sizes": (1, 1, 1, 1),
-    "width": 24,
+    "stage_sizes": (2, 2, 2, 2),
+    "width": 16,
     "block": "basic",
 }
 SWIN_TINY = {
@@ -156,8 +156,8 @@ def use_demo_sizes(config: ConfigDict) -> ConfigDict:
     config.model.text = ConfigDict({**BERT_DEMO, "pretrained": "", "tokenizer": ""})
     config.model.embed_dim = 128
     config.model.dtype = "float32"
-    config.data.image_size = 112
-    config.data.crop_from = 128
+    config.data.image_size = 96
+    config.data.crop_from = 104
     config.data.text_length = 32
     config.data.vocab_size = 2048
     config.data.augment.flip = 0.0

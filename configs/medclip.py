@@ -34,6 +34,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
             "text_pool": "layers_1_2_last",
             # The official code averages over padding too.
             "pool_padding": False,
+            # An early official checkpoint has a bias in the text projection.
+            "text_bias": False,
         }
     )
     if variant == "demo":

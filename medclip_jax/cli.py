@@ -26,6 +26,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "medclip_jax.evaluate",
         "run evaluation protocols on a checkpoint and write a report",
     ),
+    "import": (
+        "medclip_jax.import_weights",
+        "make a workdir from official MedCLIP weights, to evaluate or export",
+    ),
     "export": (
         "medclip_jax.export",
         "write a checkpoint as PyTorch and Hugging Face files, and verify it",
@@ -62,7 +66,7 @@ def run(main: Callable[[list[str] | None], int], argv: list[str] | None = None) 
         return 130
     except BrokenPipeError:
         return 0
-    except Exception:
+    except Exception:  # noqa: BLE001, the border of the program
         traceback.print_exc()
         print(
             "medclip-jax: this is a fault of medclip-jax, not yours; please report "

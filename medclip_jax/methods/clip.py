@@ -13,7 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from medclip_jax.losses import infonce_loss
-from medclip_jax.methods.dual_encoder import DualEncoder, build_towers, learned_scale
+from medclip_jax.methods.dual_encoder import (
+    DualEncoder,
+    build_towers,
+    check_text_pool,
+    learned_scale,
+)
 from medclip_jax.methods.interface import Batch, Features, Metrics, State, Variables
 from medclip_jax.models.heads import linear_head
 
@@ -27,7 +32,7 @@ class CLIP(DualEncoder):
             **build_towers(config),
             image_head=linear_head(dim),
             text_head=linear_head(dim),
-            text_pool=config.clip.text_pool,
+            text_pool=check_text_pool(config.clip.text_pool, config.model.text),
         )
 
     def scalars(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from medclip_jax.losses import infonce_loss
-from medclip_jax.methods.dual_encoder import DualEncoder, build_towers
+from medclip_jax.methods.dual_encoder import DualEncoder, build_towers, check_text_pool
 from medclip_jax.methods.interface import Batch, Features, Metrics, State, Variables
 from medclip_jax.models.heads import MLPHead
 
@@ -39,7 +39,7 @@ class ConVIRT(DualEncoder):
             **build_towers(config),
             image_head=MLPHead(dim),
             text_head=MLPHead(dim),
-            text_pool=switches.text_pool,
+            text_pool=check_text_pool(switches.text_pool, config.model.text),
             temperature=switches.temperature,
             image_to_text=switches.image_to_text,
         )

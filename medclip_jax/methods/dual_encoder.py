@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from medclip_jax.errors import UserError
 from medclip_jax.losses.similarity import similarity_logits
 from medclip_jax.methods.interface import (
     Batch,
@@ -22,6 +23,7 @@ from medclip_jax.methods.interface import (
 from medclip_jax.models.registry import build_image_encoder, build_text_encoder
 
 TextPool = Literal["layers_1_2_last", "pooler", "cls", "max", "mean"]
+TEXT_POOLS = get_args(TextPool)
 MAX_LOG_SCALE = 4.605170  # log 100, the clamp of CLIP and of MedCLIP
 
 
@@ -267,6 +269,30 @@ def build_towers(config: Any) -> dict[str, nn.Module]:
         "image_encoder": build_image_encoder({**image, **shared}),
         "text_encoder": build_text_encoder({**text, **shared}),
     }
+
+
+def check_text_pool(pool: str, text: Mapping[str, Any]) -> str:
+    """The pooling, if the text tower can give it.
+
+    Args:
+      pool: one of TEXT_POOLS.
+      text: `config.model.text`.
+
+    Raises:
+      UserError: an unknown name, or a tower without the layers or the pooler.
+    """
+    if pool not in TEXT_POOLS:
+        raise UserError(
+            f"text_pool must be one of {', '.join(TEXT_POOLS)}; found {pool!r}"
+        )
+    if pool == "pooler" and not text.get("pooler", True):
+        raise UserError("text_pool 'pooler' needs model.text.pooler=True")
+    if pool == "layers_1_2_last" and text.get("layers", 12) < 2:
+        raise UserError(
+            "text_pool 'layers_1_2_last' needs a text encoder of two layers or more; "
+            f"model.text.layers is {text['layers']}. Take text_pool=mean"
+        )
+    return pool
 
 
 def learned_scale(initial: float) -> dict[str, Any]:

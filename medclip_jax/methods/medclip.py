@@ -17,7 +17,12 @@ import jax.numpy as jnp
 from medclip_jax.losses import semantic_matching_loss
 from medclip_jax.losses.labels import label_values
 from medclip_jax.losses.semantic_matching import Target
-from medclip_jax.methods.dual_encoder import DualEncoder, build_towers, learned_scale
+from medclip_jax.methods.dual_encoder import (
+    DualEncoder,
+    build_towers,
+    check_text_pool,
+    learned_scale,
+)
 from medclip_jax.methods.interface import Batch, Features, Metrics, State, Variables
 from medclip_jax.models.heads import linear_head
 
@@ -42,8 +47,8 @@ class MedCLIP(DualEncoder):
         return cls(
             **build_towers(config),
             image_head=linear_head(dim),
-            text_head=linear_head(dim),
-            text_pool=switches.text_pool,
+            text_head=linear_head(dim, bias=switches.text_bias),
+            text_pool=check_text_pool(switches.text_pool, config.model.text),
             pool_padding=switches.pool_padding,
             view="unpaired",
             target=switches.target,

@@ -15,7 +15,12 @@ import jax.numpy as jnp
 
 from medclip_jax.losses import sigmoid_loss
 from medclip_jax.losses.similarity import similarity_logits
-from medclip_jax.methods.dual_encoder import DualEncoder, build_towers, learned_scale
+from medclip_jax.methods.dual_encoder import (
+    DualEncoder,
+    build_towers,
+    check_text_pool,
+    learned_scale,
+)
 from medclip_jax.methods.interface import (
     Batch,
     Features,
@@ -37,7 +42,7 @@ class SigLIP(DualEncoder):
             **build_towers(config),
             image_head=linear_head(dim, bias=True),
             text_head=linear_head(dim, bias=True),
-            text_pool=config.siglip.text_pool,
+            text_pool=check_text_pool(config.siglip.text_pool, config.model.text),
         )
 
     def scalars(self) -> dict[str, Any]:

@@ -220,3 +220,19 @@ def test_unknown_method_lists_the_known():
     config.method = "medklip"
     with pytest.raises(UserError, match="clip, convirt, medclip, siglip"):
         registry.build(config)
+
+
+@pytest.mark.parametrize(
+    ("pool", "text", "message"),
+    [
+        ("last", {}, "must be one of layers_1_2_last, pooler"),
+        ("layers_1_2_last", {"layers": 1}, "two layers or more"),
+        ("pooler", {"pooler": False}, "needs model.text.pooler=True"),
+    ],
+)
+def test_a_pooling_that_the_tower_cannot_give(pool, text, message):
+    config = tiny("medclip")
+    config.medclip.text_pool = pool
+    config.model.text = ConfigDict({**BERT, **text})
+    with pytest.raises(UserError, match=message):
+        registry.build(config)
