@@ -11,7 +11,7 @@ import pytest
 
 from medclip_jax.errors import UserError
 from medclip_jax.evaluation import plots, report, rows, sections
-from medclip_jax.evaluation.sets import Options
+from medclip_jax.evaluation.sets import Options, Sentences
 from medclip_jax.evaluation.suite import measure
 
 
@@ -219,3 +219,13 @@ def test_tsne_survives_equal_embeddings():
     assert points.shape == (20, 2) and np.isfinite(points).all()
     with pytest.raises(ValueError, match="3 films"):
         plots.project(np.ones((3, 4)))
+
+
+def test_reports_with_the_same_words_are_one_candidate():
+    texts = planted.sentences()
+    words = list(texts.texts)
+    words[10:12] = ["THERE IS Atelectasis, secret0", "The bones are intact."]
+    same = Sentences(words, texts.labels_Mx14, texts.patients, texts.studies)
+    options = Options(protocols=("retrieval_exact",))
+    result = measure(planted.films(), texts, same, planted.networks(), options)
+    assert result.rows[0].note == "99 candidates" and result.rows[0].n == 100
