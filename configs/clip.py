@@ -5,6 +5,7 @@ Variants, written after a colon:
   vit   ViT-S/16 and BERT-base.
   demo  small encoders from scratch on the simulated hospital; the pairs-only
         counterpart of configs/medclip.py:demo on the same budget.
+  packs  the pairs-only counterpart of configs/medclip.py:packs.
 
 Command:
   medclip-jax train --config configs/clip.py:vit --workdir runs/clip --data shards
@@ -16,11 +17,13 @@ from configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    variant = common.choose(arg, dict.fromkeys(("vit", "demo")), "vit")
+    variant = common.choose(arg, dict.fromkeys(("vit", "demo", "packs")), "vit")
     config = common.base_config("clip")
     config.clip = ConfigDict({"text_pool": "cls"})
     if variant == "demo":
         return common.use_demo_sizes(config)
+    if variant == "packs":
+        return common.use_packs_sizes(config)
     config.model.image = ConfigDict({**common.VIT_SMALL, "pretrained": ""})
     config.train.batch_size = 512
     config.optimizer.learning_rate = 5e-4

@@ -172,6 +172,23 @@ def use_demo_sizes(config: ConfigDict) -> ConfigDict:
     return config
 
 
+def use_packs_sizes(config: ConfigDict) -> ConfigDict:
+    """Small encoders from scratch on a thousand real films (benchmarks/real_films.sh).
+
+    Half of the texts are captions without a film, and most films have no text.
+    """
+    use_demo_sizes(config)
+    config.data.image_size = 128
+    config.data.crop_from = 144
+    config.data.text_length = 64
+    config.data.min_patients = 3
+    config.train.steps = 800
+    config.train.eval_every_steps = 0
+    config.optimizer.learning_rate = 1e-3
+    config.checkpoint.best_metric = "loss"
+    return config
+
+
 def choose(arg: str | None, variants: dict, default: str) -> str:
     """The variant that a config's argument names.
 

@@ -9,6 +9,8 @@ Variants, written after a colon:
   resnet  the same with ResNet-50.
   demo    a small ResNet and a two-layer BERT from scratch on the simulated
           hospital: minutes on two CPU cores.
+  packs   the demo's encoders on a thousand real films and texts, most of them
+          without a partner: see benchmarks/RESULTS.md.
 
 Command:
   medclip-jax train --config configs/medclip.py:swin --workdir runs/swin --data shards
@@ -18,7 +20,7 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-VARIANTS = {"swin": common.SWIN_TINY, "resnet": common.RESNET50, "demo": None}
+VARIANTS = {"swin": common.SWIN_TINY, "resnet": common.RESNET50, "demo": None, "packs": None}
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -40,6 +42,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     )
     if variant == "demo":
         return common.use_demo_sizes(config)
+    if variant == "packs":
+        return common.use_packs_sizes(config)
     config.model.image = ConfigDict({**VARIANTS[variant], "pretrained": ""})
     # The paper's 10 epochs over 570,000 images at batch 100.
     config.train.steps = 57_000
