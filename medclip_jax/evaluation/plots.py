@@ -156,7 +156,8 @@ def class_bars(
         axes.axhline(
             chance, color=CHANCE, ls="--", lw=1.4, label=f"chance {chance:.2f}"
         )
-        axes.set_xticks(place, [name.replace(" ", "\n") for name in names])
+        short = [name.replace(" ", "\n") for name in names]
+        axes.set_xticks(place, short, fontsize=9.5)
         axes.set(ylim=(0, 1.1), ylabel="named right")
         axes.set_yticks(np.arange(0, 1.01, 0.2))
         axes.grid(axis="x", visible=False)
