@@ -17,7 +17,7 @@ from configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    variant = common.choose(arg, dict.fromkeys(("vit", "demo", "packs")), "vit")
+    variant = common.choose(arg, ("vit", "demo", "packs"), "vit")
     config = common.base_config("clip")
     config.clip = ConfigDict({"text_pool": "cls"})
     if variant == "demo":

@@ -189,7 +189,7 @@ def use_packs_sizes(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def choose(arg: str | None, variants: dict, default: str) -> str:
+def choose(arg: str | None, variants: tuple[str, ...], default: str) -> str:
     """The variant that a config's argument names.
 
     Raises:

@@ -19,7 +19,7 @@ from configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    variant = common.choose(arg, dict.fromkeys(("paper", "demo")), "paper")
+    variant = common.choose(arg, ("paper", "demo"), "paper")
     config = common.base_config("convirt")
     config.convirt = ConfigDict(
         {"temperature": 0.1, "image_to_text": 0.75, "text_pool": "max"}

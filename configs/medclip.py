@@ -20,7 +20,8 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-VARIANTS = {"swin": common.SWIN_TINY, "resnet": common.RESNET50, "demo": None, "packs": None}
+TOWERS = {"swin": common.SWIN_TINY, "resnet": common.RESNET50}
+VARIANTS = (*TOWERS, "demo", "packs")
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -44,7 +45,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         return common.use_demo_sizes(config)
     if variant == "packs":
         return common.use_packs_sizes(config)
-    config.model.image = ConfigDict({**VARIANTS[variant], "pretrained": ""})
+    config.model.image = ConfigDict({**TOWERS[variant], "pretrained": ""})
     # The paper's 10 epochs over 570,000 images at batch 100.
     config.train.steps = 57_000
     config.train.batch_size = 100

@@ -15,7 +15,7 @@ from configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    variant = common.choose(arg, dict.fromkeys(("vit", "demo")), "vit")
+    variant = common.choose(arg, ("vit", "demo"), "vit")
     config = common.base_config("siglip")
     config.siglip = ConfigDict({"text_pool": "cls"})
     if variant == "demo":

@@ -16,7 +16,7 @@ from configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    variant = common.choose(arg, dict.fromkeys(("resnet", "demo")), "resnet")
+    variant = common.choose(arg, ("resnet", "demo"), "resnet")
     config = common.base_config("supervised")
     config.data.view = "images"
     config.data.uncertain = "ignore"

@@ -17,6 +17,7 @@ from medclip_jax.methods.dual_encoder import (
     DualEncoder,
     build_towers,
     check_text_pool,
+    joint,
     learned_scale,
 )
 from medclip_jax.methods.interface import Batch, Features, Metrics, State, Variables
@@ -48,8 +49,7 @@ class CLIP(DualEncoder):
     ) -> tuple[jax.Array, Metrics, State]:
         scale = self.scale(variables)
         loss = infonce_loss(
-            features.images.joint_BxD,
-            features.texts.joint_BxD,
+            *joint(features.images, features.texts),
             scale,
             image_weight_N=batch["image_weight_N"],
             text_weight_M=batch["text_weight_M"],

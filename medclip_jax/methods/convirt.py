@@ -16,7 +16,12 @@ import jax
 import jax.numpy as jnp
 
 from medclip_jax.losses import infonce_loss
-from medclip_jax.methods.dual_encoder import DualEncoder, build_towers, check_text_pool
+from medclip_jax.methods.dual_encoder import (
+    DualEncoder,
+    build_towers,
+    check_text_pool,
+    joint,
+)
 from medclip_jax.methods.interface import Batch, Features, Metrics, State, Variables
 from medclip_jax.models.heads import MLPHead
 
@@ -56,8 +61,7 @@ class ConVIRT(DualEncoder):
         step: jax.Array,
     ) -> tuple[jax.Array, Metrics, State]:
         loss = infonce_loss(
-            features.images.joint_BxD,
-            features.texts.joint_BxD,
+            *joint(features.images, features.texts),
             self.scale(variables),
             image_to_text=self.image_to_text,
             image_weight_N=batch["image_weight_N"],

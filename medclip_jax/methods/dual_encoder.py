@@ -65,12 +65,12 @@ class DualEncoder:
         films = jnp.zeros((1, spec.image_size, spec.image_size, 3), jnp.float32)
         ids = jnp.zeros((1, spec.text_length), jnp.int32)
         image = dict(self.image_encoder.init(keys[0], films, train=False))
-        image_features = self.image_encoder.apply(
-            nn.meta.unbox(image), films, train=False
+        image_features, _ = apply_module(
+            self.image_encoder, nn.meta.unbox(image), films, train=False
         )
         text = dict(self.text_encoder.init(keys[1], ids, ids + 1, train=False))
-        text_features = self.text_encoder.apply(
-            nn.meta.unbox(text), ids, ids + 1, train=False
+        text_features, _ = apply_module(
+            self.text_encoder, nn.meta.unbox(text), ids, ids + 1, train=False
         )
         pooled = self.pool_text(text_features, ids + 1)
         params = {
@@ -140,9 +140,8 @@ class DualEncoder:
         self, variables: Variables, images: ImageEmbedding, texts: TextEmbedding
     ) -> jax.Array:
         """logits_NxM: scaled cosines."""
-        return similarity_logits(
-            images.joint_BxD, texts.joint_BxD, self.scale(variables)
-        )
+        images_NxD, texts_MxD = joint(images, texts)
+        return similarity_logits(images_NxD, texts_MxD, self.scale(variables))
 
     def forward_flops(self, spec: Spec) -> int:
         """Multiply-adds x 2 of the two encoders for one image and one text."""
@@ -196,7 +195,7 @@ class DualEncoder:
             train=train,
             keys_B=keys,
         )
-        joint_BxD = self.image_head.apply(
+        joint_BxD: Any = self.image_head.apply(
             {"params": params["projection"]}, features.trunk_BxF
         )
         embedding = ImageEmbedding(
@@ -223,7 +222,7 @@ class DualEncoder:
             keys_B=keys,
         )
         pooled = self.pool_text(features, texts["mask_BxT"])
-        joint_BxD = self.text_head.apply({"params": params["projection"]}, pooled)
+        joint_BxD: Any = self.text_head.apply({"params": params["projection"]}, pooled)
         embedding = TextEmbedding(
             l2_normalize(joint_BxD), features.words_BxTxC, texts["mask_BxT"]
         )
@@ -237,6 +236,14 @@ def l2_normalize(rows_BxD: jax.Array) -> jax.Array:
     return rows_BxD * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 
 
+def joint(
+    images: ImageEmbedding, texts: TextEmbedding | None
+) -> tuple[jax.Array, jax.Array]:
+    """Both joint embeddings; a dual encoder always has them."""
+    assert images.joint_BxD is not None and texts is not None
+    return images.joint_BxD, texts.joint_BxD
+
+
 def tower_state(variables: Variables, tower: str) -> State:
     """The collections besides the parameters that belong to one tower."""
     return {
@@ -246,7 +253,9 @@ def tower_state(variables: Variables, tower: str) -> State:
     }
 
 
-def apply_module(module: nn.Module, variables: Variables, *args: Any, **kwargs: Any):
+def apply_module(
+    module: nn.Module, variables: Variables, *args: Any, **kwargs: Any
+) -> tuple[Any, State]:
     """Applies a module; gives its output and the collections that it changed."""
     changing = [name for name in variables if name != "params"]
     if not kwargs["train"] or not changing:
@@ -255,7 +264,7 @@ def apply_module(module: nn.Module, variables: Variables, *args: Any, **kwargs: 
     return features, dict(state)
 
 
-def build_towers(config: Any) -> dict[str, nn.Module]:
+def build_towers(config: Any) -> dict[str, Any]:
     """The two encoders of `config.model`, on its compute dtype and remat policy.
 
     Args:
@@ -271,7 +280,7 @@ def build_towers(config: Any) -> dict[str, nn.Module]:
     }
 
 
-def check_text_pool(pool: str, text: Mapping[str, Any]) -> str:
+def check_text_pool(pool: Any, text: Mapping[str, Any]) -> TextPool:
     """The pooling, if the text tower can give it.
 
     Args:

@@ -120,6 +120,10 @@ class Method(Protocol):
         """logits_NxM of all images with all texts; call it on blocks."""
         ...
 
+    def forward_flops(self, spec: Spec) -> int:
+        """Operations of the encoders for one image and one text; a multiply-add is 2."""
+        ...
+
 
 @runtime_checkable
 class ClassifiesFilms(Protocol):

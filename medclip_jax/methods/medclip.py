@@ -21,6 +21,7 @@ from medclip_jax.methods.dual_encoder import (
     DualEncoder,
     build_towers,
     check_text_pool,
+    joint,
     learned_scale,
 )
 from medclip_jax.methods.interface import Batch, Features, Metrics, State, Variables
@@ -75,8 +76,7 @@ class MedCLIP(DualEncoder):
             batch["text_labels_Mx14"], self.uncertain, self.not_given
         )
         loss = semantic_matching_loss(
-            features.images.joint_BxD,
-            features.texts.joint_BxD,
+            *joint(features.images, features.texts),
             image_labels,
             text_labels,
             scale,

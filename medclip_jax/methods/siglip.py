@@ -19,6 +19,7 @@ from medclip_jax.methods.dual_encoder import (
     DualEncoder,
     build_towers,
     check_text_pool,
+    joint,
     learned_scale,
 )
 from medclip_jax.methods.interface import (
@@ -53,9 +54,7 @@ class SigLIP(DualEncoder):
         self, variables: Variables, images: ImageEmbedding, texts: TextEmbedding
     ) -> jax.Array:
         """logits_NxM whose sigmoid is the probability of a match."""
-        logits_NxM = similarity_logits(
-            images.joint_BxD, texts.joint_BxD, self.scale(variables)
-        )
+        logits_NxM = similarity_logits(*joint(images, texts), self.scale(variables))
         return logits_NxM + variables["params"]["logit_bias"]
 
     def objective(
@@ -68,8 +67,7 @@ class SigLIP(DualEncoder):
     ) -> tuple[jax.Array, Metrics, State]:
         scale, bias = self.scale(variables), variables["params"]["logit_bias"]
         loss = sigmoid_loss(
-            features.images.joint_BxD,
-            features.texts.joint_BxD,
+            *joint(features.images, features.texts),
             scale,
             bias,
             image_weight_N=batch["image_weight_N"],

@@ -62,7 +62,9 @@ class Supervised:
         keys = jax.random.split(key)
         films = jnp.zeros((1, spec.image_size, spec.image_size, 3), jnp.float32)
         image = dict(self.image_encoder.init(keys[0], films, train=False))
-        features = self.image_encoder.apply(nn.meta.unbox(image), films, train=False)
+        features, _ = apply_module(
+            self.image_encoder, nn.meta.unbox(image), films, train=False
+        )
         params = {
             "encoder": image.pop("params"),
             "classifier": self.head.init(keys[1], features.trunk_BxF)["params"],
@@ -128,4 +130,5 @@ class Supervised:
 
     def _classify(self, variables: Variables, images: ImageEmbedding) -> jax.Array:
         params = variables["params"]["image"]["classifier"]
-        return self.head.apply({"params": params}, images.trunk_BxF)
+        logits_Bx14: Any = self.head.apply({"params": params}, images.trunk_BxF)
+        return logits_Bx14
