@@ -6,6 +6,7 @@ from the newest complete checkpoint; what it logs again, it logs equal.
 """
 
 import collections
+import dataclasses
 import logging
 import math
 import shutil
@@ -139,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
         key = run_lib.init_key(config.seed)
         state = state_lib.create(key, init, optimizer, shardings)
         variables, lines = initial_weights.load(config, method, state.variables)
-        state = state.replace(variables=variables)
+        state = dataclasses.replace(state, variables=variables)
         for line in lines:
             progress.line(line)
 
@@ -178,6 +179,7 @@ def main(argv: list[str] | None = None) -> int:
     ):
         evaluate = _evaluator(config, method, tokenizer, datasets, preemption)
         if pending is not None:
+            assert evaluate is not None
             # The run was stopped inside the evaluation of the step it was saved at.
             measured = evaluate(state.variables)
             writer.write(step, {**pending, **measured}, {})
@@ -208,6 +210,7 @@ def main(argv: list[str] | None = None) -> int:
             times = clock.lap(step)
             pending = None
             if due.evaluate:
+                assert evaluate is not None
                 watchdog.beat(f"evaluating step {step}")
                 started = time.perf_counter()
                 try:

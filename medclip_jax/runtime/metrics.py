@@ -59,7 +59,7 @@ class JsonLines:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Writes one line, `step` and `loss` first, then by name."""
-        ordered = {"step": step}
+        ordered: dict[str, float] = {"step": step}
         if "loss" in values:
             ordered["loss"] = values["loss"]
         ordered |= {name: values[name] for name in sorted(values)}

@@ -47,12 +47,14 @@ def match_rules(rules: Rules, names: Sequence[str]) -> list[float]:
       UserError: names that no rule matches; all of them are listed.
     """
     compiled = [(_compile(pattern), value) for pattern, value in rules]
-    values, missed = [], []
+    values: list[float] = []
+    missed = []
     for name in names:
         value = next((v for p, v in compiled if p.fullmatch(name)), None)
         if value is None:
             missed.append(name)
-        values.append(value)
+        else:
+            values.append(value)
     if missed:
         raise UserError(
             "optimizer.decay_rules: every parameter must match a rule; these match "

@@ -29,7 +29,7 @@ class TrainState:
       opt_state: of optax.
     """
 
-    step: jax.Array
+    step: Any  # an array, or its shape or sharding in a tree of those
     variables: dict[str, Any]
     opt_state: Any
 
@@ -153,8 +153,6 @@ def replace_leaves(
             continue
         host = value.astype(leaf.dtype)
         leaves.append(
-            jax.make_array_from_callback(
-                leaf.shape, leaf.sharding, lambda index, host=host: host[index]
-            )
+            jax.make_array_from_callback(leaf.shape, leaf.sharding, host.__getitem__)
         )
     return jax.tree.unflatten(treedef, leaves), unfit

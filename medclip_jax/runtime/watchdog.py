@@ -56,7 +56,7 @@ class Watchdog:
         # A native call that holds the interpreter lock would stop our own thread;
         # faulthandler's needs no lock. It comes a little later, as the last resort.
         faulthandler.dump_traceback_later(
-            self.seconds * 1.1 + 5, exit=True, file=sys.__stderr__
+            self.seconds * 1.1 + 5, exit=True, file=sys.__stderr__ or sys.stderr
         )
 
     def pause(self) -> None:
