@@ -34,6 +34,13 @@ class TrainState:
     opt_state: Any
 
 
+def _compile_once(function: Callable, shardings: Any) -> Callable:
+    """Compiles code that runs a single time: half the time to compile on a CPU."""
+    on_cpu = jax.default_backend() == "cpu"
+    options = {"xla_backend_optimization_level": 1} if on_cpu else None
+    return jax.jit(function, out_shardings=shardings, compiler_options=options)
+
+
 def unboxed_init(
     init: Callable[[jax.Array], dict[str, Any]],
 ) -> Callable[[jax.Array], dict[str, Any]]:
@@ -107,7 +114,7 @@ def create(
         opt_state = optimizer.init(variables["params"])
         return TrainState(jnp.zeros((), jnp.int32), variables, opt_state)
 
-    return jax.jit(make, out_shardings=shardings)(key)
+    return _compile_once(make, shardings)(key)
 
 
 def create_variables(
@@ -119,7 +126,7 @@ def create_variables(
       Unboxed variables, sharded on the mesh.
     """
     plan = sharding_lib.plan(jax.eval_shape(init, jax.random.key(0)), mesh)
-    return jax.jit(unboxed_init(init), out_shardings=plan.shardings)(key)
+    return _compile_once(unboxed_init(init), plan.shardings)(key)
 
 
 def replace_leaves(

@@ -33,6 +33,7 @@ def compare(image: str, steps: int) -> dict:
     config.mesh.update({"data": 4, "fsdp": 2, "tensor": 1})
     split = small.Trainer(config, 8)
     gradient_1, _ = single.first_gradient()
+    split.initial = single.initial
     gradient_8, _ = split.first_gradient()
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient_1))
     apart = jax.tree.map(lambda a, b: np.abs(a - b).max(), gradient_1, gradient_8)
