@@ -36,7 +36,7 @@ lint: install
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS)
 
 # A second Python with the newest versions it can have: no constraints, no torch
 # (the parity tests with torch skip themselves).
@@ -45,7 +45,7 @@ test-newest:
 	@test -d .venv-newest || $(NEWEST_PYTHON) -m venv .venv-newest
 	.venv-newest/bin/python -m pip install -qq --upgrade -e '.[dev]'
 	.venv-newest/bin/python -c 'import sys, jax; print("Python", sys.version.split()[0], "jax", jax.__version__)'
-	.venv-newest/bin/python -m pytest
+	.venv-newest/bin/python -m pytest -n $(JOBS)
 
 clean:
 	rm -rf runs .venv .venv-newest build *.egg-info

@@ -1,8 +1,20 @@
-"""Fixtures that several rooms share."""
+"""Fixtures that several rooms share, and how the tests compile."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Nearly all of the time of a small test is LLVM's. Without its optimisation a small
+# program compiles several times faster; products and convolutions run in libraries
+# and do not slow down. Set before any test module imports jax.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_backend_optimization_level=0",
+        "--xla_cpu_use_fusion_emitters=false",
+    ]
+)
 
 
 @pytest.fixture(scope="session")
