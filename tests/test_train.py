@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -291,3 +292,36 @@ def test_nan_stops_the_run(tiny_data, tmp_path, capsys):
     assert saved
     assert max(saved) < step
     assert cli.run(train.main, argv) == 1
+
+
+@pytest.mark.slow
+def test_two_processes_and_a_signal_to_one(start, whole, tmp_path):
+    """Two hosts: the losses of one, and both stop at the step where one is asked to."""
+    workdir = tmp_path / "two"
+
+    def start_two():
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        return [
+            start(
+                workdir,
+                "--distributed",
+                f"--coordinator=localhost:{port}",
+                "--num_processes=2",
+                f"--process_id={index}",
+            )
+            for index in range(2)
+        ]
+
+    first, second = start_two()
+    wait_for(workdir, 2, first)
+    second.send_signal(signal.SIGTERM)
+    assert (first.wait(), second.wait()) == (0, 0)
+    # All processes ask each other at every tenth step, and before an evaluation,
+    # which the restart then makes up for.
+    assert len(without_times(workdir)) in (5, 10)
+    assert [process.wait() for process in start_two()] == [0, 0]
+    expected = {line["step"]: line["loss"] for line in without_times(whole)}
+    found = {line["step"]: line["loss"] for line in without_times(workdir)}
+    assert found == pytest.approx(expected, rel=1e-5)

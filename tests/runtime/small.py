@@ -54,7 +54,8 @@ def config(image: str, batch_size: int = 32, steps: int = 10) -> ConfigDict:
     if image == "tiny":
         made.model.text.update({"layers": 1, "dropout": 0.0})
         made.medclip.text_pool = "cls"
-    made.data.update({"image_size": 64, "crop_from": 64, "text_length": 16})
+    size = 32 if image == "swin" else 64
+    made.data.update({"image_size": size, "crop_from": size, "text_length": 16})
     made.train.update({"batch_size": batch_size, "steps": steps})
     # Nearest sampling is not continuous: where a pixel falls on an edge, the last bit
     # of its coordinate, which differs between compiled programs, picks the neighbour.
