@@ -58,6 +58,8 @@ def base_config(method: str) -> ConfigDict:
     config = ConfigDict()
     config.method = method
     config.seed = 0
+    # Workdir of another run whose variables this one starts from, where they fit.
+    config.init_from = ""
     config.model = ConfigDict(
         {
             # pretrained: folder or file of published weights to start from.
@@ -90,6 +92,9 @@ def base_config(method: str) -> ConfigDict:
             "clip_norm": 1.0,
             "b1": 0.9,
             "b2": 0.999,
+            "eps": 1e-8,
+            # "standard": no decay of norms, biases, scales; "medclip_official".
+            "decay_rules": "standard",
             "frozen": (),
         }
     )
