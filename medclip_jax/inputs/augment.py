@@ -12,6 +12,10 @@ The warp is one gather of uint8 for each output pixel. The jitter is a function 
 the pixel and of one mean, so with nearest sampling it gives the same when done after
 the gather, and the flip is a change of the index.
 
+Where a pixel looks is counted in integers, from tables made by NumPy. Nearest sampling
+is not continuous: with floats, a last bit that differs between two compiled programs
+(1 and 8 devices, say) would now and then pick the neighbouring pixel.
+
 Reference: RyanWangZf/MedCLIP, examples/run_medclip_pretrain.py; torchvision
 ColorJitter and RandomAffine; ConVIRT (arXiv 2010.00747) appendix A.
 """
@@ -20,10 +24,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from medclip_jax.errors import UserError
 from medclip_jax.inputs.options import Augment, DataOptions
 
 N_DRAWS = 9
+LEVELS = 4096  # values that an angle, a scale or a shift can take
+FRACTION_BITS = 16  # of cosine and sine; Pillow counts in 16.16 too
 
 
 class Draws(NamedTuple):
@@ -33,10 +41,10 @@ class Draws(NamedTuple):
     brightness: jax.Array  # factor
     contrast: jax.Array  # factor
     contrast_first: jax.Array  # bool
-    degrees: jax.Array
-    shift_x: jax.Array  # whole pixels
+    cos: jax.Array  # int32: cosine / scale in units of 2^-FRACTION_BITS
+    sin: jax.Array  # int32: sine / scale likewise
+    shift_x: jax.Array  # int32: whole pixels
     shift_y: jax.Array
-    scale: jax.Array
     blur_sigma: jax.Array  # pixels
 
 
@@ -96,28 +104,93 @@ def _does_anything(aug: Augment) -> bool:
 def draw_parameters(keys_B: jax.Array, aug: Augment, size: int) -> Draws:
     """Draws all random numbers of each example from its key.
 
+    Angle, scale and shifts take one of `LEVELS` values spread evenly over their range.
+
     Args:
       keys_B: typed PRNG keys.
       aug: the ranges.
       size: pixels of a side; shifts are whole pixels up to translate * size.
+
+    Raises:
+      UserError: the film is too large, or the scale too small, for int32 coordinates.
     """
+    _check_int32(aug, size)
     u = jax.vmap(lambda key: jax.random.uniform(key, (N_DRAWS,)))(keys_B).T
+    # Exact: u is a multiple of 2^-23 below 1, and LEVELS a power of two.
+    level = (u * LEVELS).astype(jnp.int32)
 
     def between(row: jax.Array, low: float, high: float) -> jax.Array:
         return low + row * (high - low)
 
+    cos, sin = fixed_point_rotation(
+        level[4],
+        level[7],
+        np.deg2rad(_spread(-aug.rotate_degrees, aug.rotate_degrees)),
+        _spread(aug.scale_min, aug.scale_max),
+    )
     reach = aug.translate * size
+    shifts = jnp.asarray(np.rint(_spread(-reach, reach)), jnp.int32)
     return Draws(
         flip=u[0] < aug.flip,
         brightness=between(u[1], 1 - aug.brightness, 1 + aug.brightness),
         contrast=between(u[2], 1 - aug.contrast, 1 + aug.contrast),
         contrast_first=u[3] < 0.5,
-        degrees=between(u[4], -aug.rotate_degrees, aug.rotate_degrees),
-        shift_x=jnp.round(between(u[5], -reach, reach)),
-        shift_y=jnp.round(between(u[6], -reach, reach)),
-        scale=between(u[7], aug.scale_min, aug.scale_max),
+        cos=cos,
+        sin=sin,
+        shift_x=shifts[level[5]],
+        shift_y=shifts[level[6]],
         blur_sigma=between(u[8], aug.blur_sigma_min, aug.blur_sigma_max),
     )
+
+
+def _spread(low: float, high: float) -> np.ndarray:
+    """The middles of `LEVELS` equal parts of a range: float64 [LEVELS]."""
+    return low + (np.arange(LEVELS) + 0.5) / LEVELS * (high - low)
+
+
+def _check_int32(aug: Augment, size: int) -> None:
+    one = 2**FRACTION_BITS
+    farthest = size + 2 * aug.translate * size  # from the centre, in half pixels
+    coordinate = 2**0.5 * one / aug.scale_min * farthest + size * one
+    product = one * (one / aug.scale_min) / 256  # see `fixed_point_rotation`
+    if max(coordinate, product) + one >= 2**31:
+        raise UserError(
+            f"config.data: films of {size} px with augment.scale_min {aug.scale_min} "
+            f"and translate {aug.translate} do not fit the warp's int32 coordinates; "
+            "raise scale_min, or lower image_size or translate"
+        )
+
+
+def fixed_point_rotation(
+    angle_level_B: jax.Array,
+    scale_level_B: jax.Array,
+    angles: np.ndarray,
+    scales: np.ndarray,
+) -> tuple[jax.Array, jax.Array]:
+    """Cosine / scale and sine / scale of the drawn levels, without float arithmetic.
+
+    Args:
+      angle_level_B: int32, which of the angles.
+      scale_level_B: int32, which of the scales.
+      angles: float64 [L], radians.
+      scales: float64 [M], above 2^-7.
+
+    Returns:
+      (cos, sin), int32 [B] each, in units of 2^-FRACTION_BITS; off by at most
+      1 / (2 scale) + 1.01 such units.
+    """
+    one = 2**FRACTION_BITS
+    inverse_B = jnp.asarray(np.rint(one / scales), jnp.int32)[scale_level_B]
+
+    def over_scale(values: np.ndarray) -> jax.Array:
+        value_B = jnp.asarray(np.rint(one * values), jnp.int32)[angle_level_B]
+        # (value * inverse) >> 16, rounded; in two parts, since it exceeds int32.
+        high, low = inverse_B >> 8, inverse_B & 255
+        rest_bits = FRACTION_BITS - 8
+        total = value_B * high + ((value_B * low) >> 8)
+        return (total + (1 << (rest_bits - 1))) >> rest_bits
+
+    return over_scale(np.cos(angles)), over_scale(np.sin(angles))
 
 
 def jitter(
@@ -164,27 +237,29 @@ def _flip_only(films_BxHxW: jax.Array, draws: Draws, aug: Augment) -> jax.Array:
 def source_coordinates(draws: Draws, size: int) -> tuple[jax.Array, jax.Array]:
     """Where each output pixel looks in the film, before the flip.
 
-    The inverse of: rotate by `degrees` (clockwise) and scale about the centre, then
-    shift. Coordinates count from the film's corner, so that the centre
-    of pixel 0 is 0.5.
+    The inverse of: rotate (clockwise) and scale about the centre, then shift.
+    Coordinates count from the film's corner, so that the centre of pixel 0 is 0.5.
 
     Returns:
-      (y, x), float32 [B, H, W] each.
+      (y, x), int32 [B, H, W] each, in units of 2^-(FRACTION_BITS + 1) pixels.
 
     Reference: torchvision.transforms.functional `_get_inverse_affine_matrix` and
     its use with Pillow (centre at half the size).
     """
-    angle = jnp.deg2rad(draws.degrees)[:, None, None]
-    cos = jnp.cos(angle) / draws.scale[:, None, None]
-    sin = jnp.sin(angle) / draws.scale[:, None, None]
-    at = jnp.arange(size, dtype=jnp.float32) + 0.5 - size / 2
-    x = at[None, None, :] - draws.shift_x[:, None, None]
-    y = at[None, :, None] - draws.shift_y[:, None, None]
-    return cos * y - sin * x + size / 2, cos * x + sin * y + size / 2
+    cos, sin = draws.cos[:, None, None], draws.sin[:, None, None]
+    # In half pixels from the centre, which are whole numbers for any size.
+    at = 2 * jnp.arange(size, dtype=jnp.int32) + 1 - size
+    x = at[None, None, :] - 2 * draws.shift_x[:, None, None]
+    y = at[None, :, None] - 2 * draws.shift_y[:, None, None]
+    centre = size << FRACTION_BITS
+    return cos * y - sin * x + centre, cos * x + sin * y + centre
 
 
 def warp(films_BxHxW: jax.Array, draws: Draws, aug: Augment) -> jax.Array:
     """Flip, jitter and affine of square films, with 0 outside.
+
+    With nearest sampling and no jitter every bit of the result is the same on any
+    device and for any compiler; the jitter is float arithmetic.
 
     Args:
       films_BxHxW: uint8.
@@ -215,15 +290,19 @@ def warp(films_BxHxW: jax.Array, draws: Draws, aug: Augment) -> jax.Array:
             values = jitter(values, *means, draws)
         return jnp.where(inside, values, 0)
 
+    bits = FRACTION_BITS + 1
     if aug.interpolation == "nearest":
-        return look(jnp.floor(y).astype(jnp.int32), jnp.floor(x).astype(jnp.int32))
-    y, x = y - 0.5, x - 0.5
-    top, left = jnp.floor(y), jnp.floor(x)
-    total = jnp.zeros_like(y)
-    for row in (top, top + 1):
-        for column in (left, left + 1):
-            weight = (1 - jnp.abs(y - row)) * (1 - jnp.abs(x - column))
-            total += weight * look(row.astype(jnp.int32), column.astype(jnp.int32))
+        return look(y >> bits, x >> bits)
+    # From corners to centres; what is left below a pixel is exact in float32.
+    y, x = y - (1 << FRACTION_BITS), x - (1 << FRACTION_BITS)
+    top, left = y >> bits, x >> bits
+    down, right = (
+        (at & ((1 << bits) - 1)).astype(jnp.float32) / (1 << bits) for at in (y, x)
+    )
+    total = jnp.zeros(y.shape, jnp.float32)
+    for row, row_weight in ((top, 1 - down), (top + 1, down)):
+        for column, column_weight in ((left, 1 - right), (left + 1, right)):
+            total += row_weight * column_weight * look(row, column)
     return total
 
 

@@ -1,5 +1,11 @@
 import dataclasses
 import functools
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +14,12 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from medclip_jax.errors import UserError
 from medclip_jax.inputs import augment
 from medclip_jax.inputs.options import Augment, DataOptions
 
+ROOT = Path(__file__).parent.parent.parent
+ONE = 2**augment.FRACTION_BITS
 OFF = Augment()
 FULL = Augment(
     flip=0.5,
@@ -49,20 +58,28 @@ def keys(n: int, seed: int = 0) -> jax.Array:
     return jax.vmap(fold)(jnp.arange(n))
 
 
-def draws(n: int, **values) -> augment.Draws:
+def quantised(degrees, scale) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine / scale and sine / scale of the units that the warp counts in."""
+    angle = np.deg2rad(degrees)
+    return np.rint(np.cos(angle) / scale * ONE), np.rint(np.sin(angle) / scale * ONE)
+
+
+def draws(n: int, degrees=0.0, scale=1.0, **values) -> augment.Draws:
+    cos, sin = quantised(degrees, scale)
     base = {
         "flip": False,
         "brightness": 1.0,
         "contrast": 1.0,
         "contrast_first": False,
-        "degrees": 0.0,
-        "shift_x": 0.0,
-        "shift_y": 0.0,
-        "scale": 1.0,
         "blur_sigma": 0.0,
     }
-    full = {k: np.broadcast_to(np.asarray(v), (n,)) for k, v in (base | values).items()}
-    return augment.Draws(**{k: jnp.asarray(v) for k, v in full.items()})
+    whole = {"cos": cos, "sin": sin, "shift_x": 0, "shift_y": 0}
+    for name in whole.keys() & values.keys():
+        whole[name] = values.pop(name)
+    full = base | values | {k: np.asarray(v, np.int32) for k, v in whole.items()}
+    return augment.Draws(
+        **{k: jnp.asarray(np.broadcast_to(v, (n,))) for k, v in full.items()}
+    )
 
 
 def test_nothing_is_done_and_nothing_computed_when_all_is_off():
@@ -101,6 +118,9 @@ def test_each_example_depends_on_its_own_key_alone(interpolation):
 
 def test_draws_stay_in_their_ranges_and_fill_them():
     drawn = draw_parameters(keys(4000), FULL, 224)
+    found = {name: np.asarray(value) for name, value in drawn._asdict().items()}
+    found["degrees"] = np.rad2deg(np.arctan2(found["sin"], found["cos"]))
+    found["scale"] = ONE / np.hypot(found["sin"], found["cos"])
     ranges = {
         "brightness": (0.8, 1.2),
         "contrast": (0.8, 1.2),
@@ -110,14 +130,15 @@ def test_draws_stay_in_their_ranges_and_fill_them():
         "shift_y": (-14, 14),
     }
     for name, (low, high) in ranges.items():
-        values = np.asarray(getattr(drawn, name))
+        values = found[name]
         assert low - 1e-4 <= values.min() <= low + 0.02 * (high - low), name
         assert high + 1e-4 >= values.max() >= high - 0.02 * (high - low), name
         assert abs(values.mean() - (low + high) / 2) < 0.03 * (high - low), name
-    assert (drawn.shift_x == jnp.round(drawn.shift_x)).all()
+    assert drawn.shift_x.dtype == drawn.shift_y.dtype == jnp.int32
     for name in ("flip", "contrast_first"):
-        assert 0.46 < np.asarray(getattr(drawn, name)).mean() < 0.54
-    columns = np.stack([np.asarray(v, float) for v in drawn[:-1]])
+        assert 0.46 < found[name].mean() < 0.54
+    independent = [*ranges, "flip", "contrast_first"]
+    columns = np.stack([found[name].astype(float) for name in independent])
     correlation = np.corrcoef(columns) - np.eye(len(columns))
     assert np.abs(correlation).max() < 0.07
 
@@ -131,11 +152,10 @@ def test_flip_mirrors_left_and_right(others):
 
 
 def _pillow_warp(film, degrees, shift_x, shift_y, scale, resample):
-    """What torchvision's RandomAffine asks of Pillow."""
+    """What torchvision's RandomAffine asks of Pillow, at the quantised rotation."""
     size = film.shape[0]
     centre = size * 0.5
-    angle = np.deg2rad(degrees)
-    a, b = np.cos(angle) / scale, np.sin(angle) / scale
+    a, b = (part / ONE for part in quantised(degrees, scale))
     matrix = [a, b, 0.0, -b, a, 0.0]
     matrix[2] = centre + a * (-centre - shift_x) + b * (-centre - shift_y)
     matrix[5] = centre - b * (-centre - shift_x) + a * (-centre - shift_y)
@@ -147,8 +167,8 @@ def _pillow_warp(film, degrees, shift_x, shift_y, scale, resample):
 
 WARPS = {
     "degrees": np.array([0.0, 7.0, -10.0, 3.0, 45.0, 0.0]),
-    "shift_x": np.array([0.0, 2.0, -1.0, 0.0, 3.0, -2.0]),
-    "shift_y": np.array([1.0, 0.0, -2.0, 0.0, 1.0, 2.0]),
+    "shift_x": np.array([0, 2, -1, 0, 3, -2]),
+    "shift_y": np.array([1, 0, -2, 0, 1, 2]),
     "scale": np.array([1.0, 1.1, 0.8, 0.9, 1.0, 1.07]),
 }
 
@@ -169,9 +189,8 @@ def test_bilinear_warp_is_scipy_s():
     aug = Augment(interpolation="bilinear")
     out = warp(jnp.asarray(batch), draws(6, **WARPS), aug)
     for row in range(6):
-        angle = np.deg2rad(WARPS["degrees"][row])
-        scale = WARPS["scale"][row]
-        cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
+        rotation = quantised(WARPS["degrees"][row], WARPS["scale"][row])
+        cos, sin = (part / ONE for part in rotation)
         matrix = np.array([[cos, -sin], [sin, cos]])
         centre = np.full(2, (48 - 1) / 2)
         shift = np.array([WARPS["shift_y"][row], WARPS["shift_x"][row]])
@@ -183,6 +202,96 @@ def test_bilinear_warp_is_scipy_s():
             mode="grid-constant",
         )
         np.testing.assert_allclose(out[row], expected, atol=0.02)
+
+
+def test_fixed_point_rotation_is_cosine_and_sine_over_scale():
+    angles, scales = np.linspace(-np.pi, np.pi, 401), np.geomspace(0.02, 4, 401)
+    angle_at, scale_at = np.meshgrid(np.arange(401), np.arange(401))
+    found = jax.jit(lambda a, s: augment.fixed_point_rotation(a, s, angles, scales))(
+        angle_at.ravel(), scale_at.ravel()
+    )
+    angle, scale = angles[angle_at.ravel()], scales[scale_at.ravel()]
+    for got, values in zip(found, (np.cos(angle), np.sin(angle)), strict=True):
+        assert got.dtype == jnp.int32
+        apart = np.abs(np.asarray(got) - values / scale * ONE)
+        assert (apart <= 1 / (2 * scale) + 1.01).all()
+
+
+@pytest.mark.parametrize("size", [1024, 225])
+def test_coordinates_are_exact_and_never_overflow(size):
+    """Against Python's own integers, at the ends of wide ranges."""
+    aug = Augment(rotate_degrees=180.0, translate=1.0, scale_min=0.2)
+    augment._check_int32(aug, size)
+    drawn = draws(
+        4,
+        degrees=np.array([45.0, -135.0, 180.0, 10.0]),
+        scale=0.2,
+        shift_x=np.array([size, -size, size, 3]),
+        shift_y=np.array([-size, -size, size, 1]),
+    )
+    got_y, got_x = jax.jit(augment.source_coordinates, static_argnums=1)(drawn, size)
+    cos, sin, shift_x, shift_y = (
+        np.asarray(v, np.int64)[:, None, None]
+        for v in (drawn.cos, drawn.sin, drawn.shift_x, drawn.shift_y)
+    )
+    at = 2 * np.arange(size, dtype=np.int64) + 1 - size
+    x, y = at[None, None, :] - 2 * shift_x, at[None, :, None] - 2 * shift_y
+    assert got_y.dtype == got_x.dtype == jnp.int32
+    np.testing.assert_array_equal(got_y, cos * y - sin * x + size * ONE)
+    np.testing.assert_array_equal(got_x, cos * x + sin * y + size * ONE)
+
+
+def test_a_warp_beyond_int32_is_refused():
+    with pytest.raises(UserError, match="image_size"):
+        augment.draw_parameters(keys(1), Augment(translate=1.0, scale_min=0.1), 1024)
+    with pytest.raises(UserError, match="scale_min"):
+        augment.draw_parameters(keys(1), Augment(scale_min=0.005), 8)
+
+
+def warp_digests() -> dict[str, str]:
+    """Of the nearest warp: by one call, compiled or not, and split over devices."""
+    size = 96
+    aug = dataclasses.replace(FULL, brightness=0.0, contrast=0.0)
+    batch = jnp.asarray(films(64, size)[..., 0])
+
+    def draw_and_warp(films_BxHxW, keys_B):
+        drawn = augment.draw_parameters(keys_B, aug, size)
+        return augment.warp(films_BxHxW, drawn, aug)
+
+    def digest(out) -> str:
+        return hashlib.sha256(np.asarray(out).tobytes()).hexdigest()
+
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    split = jax.device_put((batch, keys(64)), rows)
+    return {
+        "eager": digest(draw_and_warp(batch, keys(64))),
+        "jit": digest(jax.jit(draw_and_warp)(batch, keys(64))),
+        f"{jax.device_count()} devices": digest(jax.jit(draw_and_warp)(*split)),
+    }
+
+
+def test_nearest_warp_is_the_same_to_the_bit_however_compiled():
+    here = warp_digests()
+    assert len(set(here.values())) == 1, here
+    code = (
+        "import json; from tests.inputs import test_input_augment as t; "
+        "print(json.dumps(t.warp_digests()))"
+    )
+    devices = "--xla_force_host_platform_device_count=8"
+    for flags in (devices, f"{devices} --xla_backend_optimization_level=0"):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        there = json.loads(done.stdout.splitlines()[-1])
+        assert "8 devices" in there
+        assert set(there.values()) == set(here.values()), (flags, there, here)
 
 
 def test_positive_angles_turn_clockwise():
