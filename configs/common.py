@@ -161,17 +161,17 @@ def use_demo_sizes(config: ConfigDict) -> ConfigDict:
     config.model.text = ConfigDict({**BERT_DEMO, "pretrained": "", "tokenizer": ""})
     config.model.embed_dim = 128
     config.model.dtype = "float32"
-    config.data.image_size = 96
-    config.data.crop_from = 104
+    config.data.image_size = 80
+    config.data.crop_from = 88
     config.data.text_length = 32
     config.data.vocab_size = 2048
     config.data.augment.flip = 0.0
-    config.train.steps = 1200
+    config.train.steps = 1000
     config.train.batch_size = 64
     config.train.log_every_steps = 25
     config.train.eval_every_steps = 300
     config.train.eval_examples = 400
-    config.optimizer.learning_rate = 2e-3
+    config.optimizer.learning_rate = 1.5e-3
     config.optimizer.weight_decay = 1e-2
     config.checkpoint.every_steps = 300
     return config
