@@ -54,12 +54,14 @@ def config(image: str, batch_size: int = 32, steps: int = 10) -> ConfigDict:
     if image == "tiny":
         made.model.text.update({"layers": 1, "dropout": 0.0})
         made.medclip.text_pool = "cls"
+    if image == "resnet":
+        # A ReLU whose input is within rounding of 0 passes its gradient or blocks it
+        # by the last bit. With seed 0 a unit of layer3_0 does so in the first step
+        # (4e-4 of the largest gradient, with equal films); with this one none does.
+        made.seed = 1
     size = 32 if image == "swin" else 64
     made.data.update({"image_size": size, "crop_from": size, "text_length": 16})
     made.train.update({"batch_size": batch_size, "steps": steps})
-    # Nearest sampling is not continuous: where a pixel falls on an edge, the last bit
-    # of its coordinate, which differs between compiled programs, picks the neighbour.
-    made.data.augment.interpolation = "bilinear"
     made.optimizer.update({"learning_rate": 5e-5, "weight_decay": 1e-4})
     return made
 
