@@ -10,8 +10,8 @@ started=$SECONDS
 step() { printf '\n== %s  [%d s]\n' "$1" "$((SECONDS - started))"; }
 
 step "1/6 simulate a hospital: films, reports, labels"
-medclip-jax simulate --out "$DEMO/raw" --patients "$PATIENTS" --test-fraction 0.3 --seed 0 --size 128 \
-  --jobs "$JOBS"
+medclip-jax simulate --out "$DEMO/raw" --patients "$PATIENTS" --chexpert-patients 700 \
+  --test-fraction 0.5 --validate-fraction 0.1 --seed 0 --size 128 --jobs "$JOBS"
 
 step "2/6 prepare shards"
 medclip-jax prepare --dataset mimic_cxr --raw "$DEMO/raw/mimic-cxr" --out "$DEMO/shards" --jobs "$JOBS"

@@ -39,7 +39,7 @@ def test_rules(codes, loose, strict, medclip):
     assert five_class.class_of(vector, "chexpert_5x200", "zero")[0] == medclip
 
 
-def test_the_eight_others_are_the_sheet_s():
+def test_the_eight_other_findings():
     names = {FINDINGS[column] for column in five_class.OTHER_EIGHT}
     assert names == {
         "Enlarged Cardiomediastinum",
