@@ -79,10 +79,10 @@ def main(argv: list[str] | None = None) -> int:
 
     # --- Data and tokenizer -------------------------------------------------------
     datasets = catalog.open_datasets(args.data, config.data.datasets)
-    tokenizer = _tokenizer(config, workdir, args.data, is_main)
+    tokenizer = _tokenizer(config, workdir, datasets, is_main)
     run_lib.set_vocab_size(config, tokenizer)
     inputs = TrainInput(
-        args.data,
+        datasets,
         config.data,
         tokenizer,
         config.seed,
@@ -319,7 +319,7 @@ def due_after(step: int, config: ConfigDict, can_evaluate: bool) -> Due:
 
 
 def _tokenizer(
-    config: ConfigDict, workdir: Path, data_dir: Path, is_main: bool
+    config: ConfigDict, workdir: Path, datasets: list[Dataset], is_main: bool
 ) -> Tokenizer:
     """The run's tokenizer: saved by an earlier start, named, or trained."""
     folder = workdir / run_lib.TOKENIZER
@@ -327,7 +327,7 @@ def _tokenizer(
         name = config.model.text.tokenizer
         partial = workdir / f"{run_lib.TOKENIZER}.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        make_tokenizer(data_dir, config.data, name).save(partial)
+        make_tokenizer(datasets, config.data, name).save(partial)
         partial.rename(folder)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("tokenizer")
