@@ -39,8 +39,17 @@ def get_config(arg: str | None = None) -> ConfigDict:
             "pool_padding": False,
             # An early official checkpoint has a bias in the text projection.
             "text_bias": False,
+            # The inverse temperature at the start, of the official code.
+            "initial_scale": 1 / 0.07,
         }
     )
+    if variant in ("demo", "packs"):
+        # Where nothing is pretrained. The target is a softmax over cosines, that is at
+        # a scale of 1; from 14 the first thing learnt is to make all logits equal, and
+        # the embeddings fall together.
+        config.medclip.initial_scale = 2.0
+        # Most sentences of a report say that nothing is found.
+        config.data.unpaired.normal_text_weight = 0.1
     if variant == "demo":
         return common.use_demo_sizes(config)
     if variant == "packs":

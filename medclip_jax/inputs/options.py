@@ -70,6 +70,7 @@ class Unpaired:
     paired_weight: float = 1.0
     image_only_weight: float = 1.0
     text_only_weight: float = 1.0
+    normal_text_weight: float = 1.0  # "decoupled": of sentences that say No Finding
     texts_per_image: float = 1.0
     prompts_per_class: int = 200  # "official": rows a class in the prompt table
 
@@ -143,7 +144,12 @@ class DataOptions:
             unpaired.sampling,
             f"one of {SAMPLINGS}",
         )
-        for name in ("paired_weight", "image_only_weight", "text_only_weight"):
+        for name in (
+            "paired_weight",
+            "image_only_weight",
+            "text_only_weight",
+            "normal_text_weight",
+        ):
             value = getattr(unpaired, name)
             _require(value >= 0, f"unpaired.{name}", value, "at least 0")
         ratio = unpaired.texts_per_image

@@ -9,6 +9,7 @@ import functools
 
 import numpy as np
 
+from data_pipelines.findings import NO_FINDING
 from medclip_jax.errors import UserError
 from medclip_jax.inputs import draw, views
 from medclip_jax.inputs.catalog import Catalog
@@ -81,20 +82,20 @@ class Decoupled:
         self._catalog = catalog
         self._streams = _unpaired_streams(catalog, options)
         weights = options.unpaired
-        self._images = Stream(
-            {
-                "paired images": (self._streams.paired_images, weights.paired_weight),
-                "images alone": (self._streams.image_only, weights.image_only_weight),
-            },
-            seed,
-        )
-        self._texts = Stream(
+        images = {
+            "paired images": (self._streams.paired_images, weights.paired_weight),
+            "images alone": (self._streams.image_only, weights.image_only_weight),
+        }
+        texts = _set_normal_apart(
             {
                 "paired texts": (self._streams.paired_texts, weights.paired_weight),
                 "texts alone": (self._streams.text_only, weights.text_only_weight),
             },
-            seed,
+            catalog.sentence_labels_Sx14[:, NO_FINDING] == 1,
+            weights.normal_text_weight,
         )
+        self._sizes = {k: len(items) for k, (items, _) in {**images, **texts}.items()}
+        self._images, self._texts = Stream(images, seed), Stream(texts, seed)
         self.n_images, self.n_texts = len(self._images), len(self._texts)
         for what, size in (("film", self.n_images), ("sentence", self.n_texts)):
             if not size:
@@ -109,13 +110,7 @@ class Decoupled:
 
     def describe(self) -> str:
         shares = {**self._images.shares, **self._texts.shares}
-        sizes = dict(
-            zip(
-                ("paired images", "images alone", "paired texts", "texts alone"),
-                map(len, self._streams[:4]),
-            )
-        )
-        parts = [f"{sizes[k]} {k} ({share:.0%})" for k, share in shares.items()]
+        parts = [f"{self._sizes[k]} {k} ({share:.0%})" for k, share in shares.items()]
         return f"{', '.join(parts)}, drawn apart; {_left_out(self._streams)}"
 
 
@@ -236,6 +231,24 @@ def _unpaired_streams(catalog: Catalog, options: DataOptions) -> views.Streams:
         catalog.sentence_labels_Sx14,
         _joined(catalog, options),
     )
+
+
+def _set_normal_apart(
+    parts: dict[str, tuple[np.ndarray, float]], is_normal_S: np.ndarray, weight: float
+) -> dict[str, tuple[np.ndarray, float]]:
+    """Sentences that say No Finding as parts of their own, their weight times this.
+
+    Most sentences of reports say so. Two of them agree fully, so that they fill the
+    target, and what the findings look like is learnt late.
+    """
+    if weight == 1:
+        return parts
+    apart = {}
+    for name, (items, of_all) in parts.items():
+        normal = is_normal_S[items]
+        apart[name] = (items[~normal], of_all)
+        apart[f"{name}, normal"] = (items[normal], of_all * weight)
+    return apart
 
 
 def _random_sentence(

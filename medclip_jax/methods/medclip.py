@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from medclip_jax.errors import UserError
 from medclip_jax.losses import semantic_matching_loss
 from medclip_jax.losses.labels import label_values
 from medclip_jax.losses.semantic_matching import Target
@@ -35,16 +36,23 @@ class MedCLIP(DualEncoder):
       product (official code, medclip/losses.py).
     uncertain: what a label of -1 counts as, see `label_values`.
     not_given: what a label that nobody gave counts as.
+    initial_scale: inverse temperature at the start; it is learned.
     """
 
     target: Target = "cosine"
     uncertain: str = "zero"
     not_given: str = "zero"
+    initial_scale: float = 1 / 0.07
 
     @classmethod
     def from_config(cls, config: Any) -> "MedCLIP":
         switches = config.medclip
         dim = config.model.embed_dim
+        if not 1 <= switches.initial_scale <= 100:
+            raise UserError(
+                "medclip.initial_scale must be in [1, 100], where the learned scale is "
+                f"kept; found {switches.initial_scale}"
+            )
         return cls(
             **build_towers(config),
             image_head=linear_head(dim),
@@ -55,10 +63,11 @@ class MedCLIP(DualEncoder):
             target=switches.target,
             uncertain=config.data.uncertain,
             not_given=config.data.not_given,
+            initial_scale=switches.initial_scale,
         )
 
     def scalars(self) -> dict[str, Any]:
-        return learned_scale(1 / 0.07)
+        return learned_scale(self.initial_scale)
 
     def objective(
         self,

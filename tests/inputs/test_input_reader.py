@@ -289,6 +289,23 @@ def test_decoupled_weights_change_the_shares(tokenizer):
     assert with_image.mean() == pytest.approx(51 / (51 + 4 * 16), abs=0.01)
 
 
+def test_normal_sentences_can_be_drawn_less_often(tokenizer):
+    views = {
+        weight: make(
+            tokenizer, {"view": "unpaired", "unpaired": {"normal_text_weight": weight}}
+        ).view
+        for weight in (1.0, 0.25, 0.0)
+    }
+    normal = views[1.0]._catalog.sentence_labels_Sx14[:, 0] == 1
+    known = np.sort(views[1.0]._texts.at(np.arange(views[1.0].n_texts)))
+    n_normal, n_other = normal[known].sum(), (~normal[known]).sum()
+    assert n_normal and n_other
+    for weight, view in views.items():
+        drawn = view.rows(np.arange(6000), np.arange(6000)).sentence_M
+        share = weight * n_normal / (weight * n_normal + n_other)
+        assert normal[drawn].mean() == pytest.approx(share, abs=0.01)
+
+
 # -- official ------------------------------------------------------------------------
 
 

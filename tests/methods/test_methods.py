@@ -192,6 +192,18 @@ def test_temperature_is_clamped_after_an_update():
     assert "logit_scale" not in make("convirt")[1]["params"]
 
 
+def test_medclip_starts_at_the_scale_of_its_config():
+    config = tiny("medclip", RESNET)
+    for scale in (2.0, 1 / 0.07):
+        config.medclip.initial_scale = scale
+        method = registry.build(config)
+        params = {"params": nn.meta.unbox(method.scalars())}
+        np.testing.assert_allclose(method.scale(params), scale, rtol=1e-6)
+    config.medclip.initial_scale = 0.5
+    with pytest.raises(UserError, match=r"initial_scale must be in \[1, 100\]"):
+        registry.build(config)
+
+
 def test_batch_statistics_move_only_in_training():
     method, variables = make("medclip")
     batch = a_batch()
