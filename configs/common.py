@@ -195,13 +195,13 @@ def use_packs_sizes(config: ConfigDict) -> ConfigDict:
     Half of the texts are captions without a film, and most films have no text.
     """
     use_demo_sizes(config)
-    config.data.image_size = 128
-    config.data.crop_from = 144
+    config.data.frontal_only = False  # the captions' and cases' views are not all known
+    config.data.image_size = 112
+    config.data.crop_from = 128
     config.data.text_length = 64
     config.data.min_patients = 3
-    config.train.steps = 800
+    config.train.steps = 600
     config.train.eval_every_steps = 0
-    config.optimizer.learning_rate = 1e-3
     config.checkpoint.best_metric = "loss"
     return config
 

@@ -13,12 +13,10 @@ import numpy as np
 from medclip_jax.models.registry import build_image_encoder, build_text_encoder
 from medclip_jax.weights import bert, resnet
 
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-
 
 def compiled(function, *args):
-    """Compiled with little optimisation, which takes a sixth of the time."""
-    return jax.jit(function).lower(*args).compile(compiler_options=QUICK)(*args)
+    """Called in one compiled program."""
+    return jax.jit(function)(*args)
 
 
 def fill(size, k):
