@@ -3,7 +3,7 @@
 #   benchmarks/real_films.sh PACKS OUT
 # PACKS holds covid_cxr (films with case notes), nih_cxr14_sample (films with labels
 # and no text) and roco_cxr_captions (captions without films), each with a
-# metadata.csv. Writes OUT/medclip and OUT/clip with a report each. About 25 minutes
+# metadata.csv. Writes OUT/medclip and OUT/clip with a report each. About 10 minutes
 # on two cores.
 set -euo pipefail
 PACKS=${1:?folder of the packs}

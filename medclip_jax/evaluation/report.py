@@ -158,15 +158,13 @@ def cells(row: Row) -> tuple[str, ...]:
 
 def markdown(report: Report) -> str:
     """The figures as a Markdown table."""
-    used = _used_columns(report.rows)
+    header, *rows = _aligned(report.rows)
     lines = [f"# {report.title}", "", f"Checkpoint: {report.checkpoint}  "]
     lines += [f"Data: {report.data}", ""]
     if report.simulated:
         lines += [f"**{SIMULATED}**", ""]
-    names = [COLUMNS[i] for i in used]
-    lines += ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
-    for row in report.rows:
-        lines.append("| " + " | ".join(cells(row)[i] for i in used) + " |")
+    rule = ["-" * len(name) for name in header]
+    lines += ["| " + " | ".join(row) + " |" for row in (header, rule, *rows)]
     lines += ["", "± is the deviation over prompt draws; intervals are over patients."]
     if report.skipped:
         lines += ["", "Not run:", ""]
@@ -176,14 +174,17 @@ def markdown(report: Report) -> str:
 
 def plain_table(rows: Sequence[Row]) -> str:
     """The figures as lines of text, for a terminal."""
-    used = _used_columns(rows)
-    table = [COLUMNS, *map(cells, rows)]
-    widths = [max(len(line[i]) for line in table) for i in range(len(COLUMNS))]
-    lines = [
-        "  ".join(line[i].ljust(widths[i]) for i in used).rstrip() for line in table
-    ]
+    lines = ["  ".join(row).rstrip() for row in _aligned(rows)]
     lines.insert(1, "-" * max(map(len, lines)))
     return "\n".join(lines)
+
+
+def _aligned(rows: Sequence[Row]) -> list[list[str]]:
+    """Header and rows, without columns that are empty, each padded to its column."""
+    table = [COLUMNS, *map(cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*table)]
+    used = _used_columns(rows)
+    return [[line[i].ljust(widths[i]) for i in used] for line in table]
 
 
 SIMULATED = (
