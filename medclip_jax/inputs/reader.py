@@ -18,7 +18,7 @@ import numpy as np
 from data_pipelines.records import Dataset
 from medclip_jax.errors import UserError
 from medclip_jax.inputs import catalog as catalogs
-from medclip_jax.inputs import draw, images, samplers, views
+from medclip_jax.inputs import draw, images, samplers, views, wordpiece
 from medclip_jax.inputs.options import DataOptions
 from medclip_jax.inputs.stores import FilmStore, TextStore
 from medclip_jax.inputs.tokens import TokenCache, Tokenizer, train_wordpiece
@@ -252,7 +252,7 @@ def make_tokenizer(
       data_dir: folder of prepared datasets, or open datasets.
       data_config: `config.data`.
       name: folder or hub name; empty trains WordPiece on the sentences of the
-        training split.
+        training split. A view that reads no text gets the special tokens alone.
 
     Raises:
       UserError: no such tokenizer, or no text to train on.
@@ -260,6 +260,8 @@ def make_tokenizer(
     if name:
         return Tokenizer.load(name)
     options = DataOptions.of(data_config)
+    if options.view == "images":
+        return Tokenizer.from_vocabulary(list(wordpiece.SPECIAL_TOKENS))
     datasets = catalogs.open_datasets(data_dir, options.datasets)
     catalog = open_catalog(datasets, options)
     texts = TextStore(datasets, catalog)

@@ -247,6 +247,16 @@ def test_paired_fraction_takes_whole_patients_out_of_the_pairs(tokenizer):
     )
 
 
+def test_films_alone_need_no_text():
+    data = [make_datasets.make_dataset("films", 0, 9, 0)]
+    config = {**BASE, "view": "images"}
+    inputs = make(reader.make_tokenizer(data, config), config, data=data)
+    batch = inputs.batch(0)
+    assert batch["image_weight_N"].all() and not batch["text_weight_M"].any()
+    with pytest.raises(UserError, match="no word to train a tokenizer on"):
+        reader.make_tokenizer(data, BASE)
+
+
 # -- decoupled ------------------------------------------------------------------------
 
 
