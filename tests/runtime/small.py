@@ -45,8 +45,9 @@ VOCABULARY = 128
 
 
 def config(image: str, batch_size: int = 32, steps: int = 10) -> ConfigDict:
-    """MedCLIP with a small image encoder, at the published learning rate."""
+    """MedCLIP with a small image encoder, at the published rate and scale."""
     made = medclip.get_config("demo")
+    made.medclip.initial_scale = 1 / 0.07
     made.model.image = ConfigDict(IMAGE[image])
     made.model.text.update({"dim": 32, "heads": 2, "mlp": 64, "dropout": 0.1})
     made.model.text.vocab_size = VOCABULARY
