@@ -237,7 +237,9 @@ def make_report(
         )
     curves = sections.training(args.workdir / "metrics.jsonl")
     skipped = {
-        f"{name} ({result.name})" if len(results) > 1 else name: why
+        name
+        if len(results) < 2 or result.name in name
+        else f"{name} ({result.name})": why
         for result in results
         for name, why in result.skipped.items()
     }

@@ -188,8 +188,12 @@ class _Run:
                 seed=self.options.seed,
             )
             self.result.rows += measured
-            for finding, why in left_out.items():
-                self.result.skipped[f"zero_shot_findings/{finding} ({name})"] = why
+            if left_out:
+                counts = "; ".join(f"{of} {why}" for of, why in left_out.items())
+                self.result.skipped[f"some of zero_shot_findings on {name}"] = (
+                    f"at least {zero_shot.MINIMUM_OF_EACH} films of each kind are needed, "
+                    f"found {counts}"
+                )
 
     def class_retrieval(
         self, protocols: Sequence[str], sentences: Sentences | None

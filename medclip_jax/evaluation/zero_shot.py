@@ -278,10 +278,7 @@ def findings_rows(
         kept, positive = binary_target(labels_Nx14[:, column], not_given)
         count = int(positive.sum()), int((kept & ~positive).sum())
         if min(count) < minimum:
-            left_out[name] = (
-                f"{count[0]} positive and {count[1]} negative films, "
-                f"at least {minimum} of each are needed"
-            )
+            left_out[name] = f"{count[0]} positive and {count[1]} negative"
             continue
         of_finding = [s[kept, column] for s in scores]
         owners = np.asarray(patients)[kept]

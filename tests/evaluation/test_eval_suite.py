@@ -64,8 +64,7 @@ def test_exact_retrieval_finds_the_class_and_guesses_within_it(measured):
 
 def test_findings_that_cannot_be_measured_are_named(measured):
     skipped = measured[2].skipped
-    assert "zero_shot_findings/Fracture (toy)" in skipped
-    assert "0 positive" in skipped["zero_shot_findings/Fracture (toy)"]
+    assert "Fracture 0 positive" in skipped["some of zero_shot_findings on toy"]
 
 
 def test_without_reports_retrieval_is_skipped_by_name():
@@ -146,7 +145,8 @@ def test_results_json_keeps_its_promise(written, measured):
         assert isinstance(row["value"], float) and isinstance(row["n"], int)
     assert len(results["rows"]) == len(measured[2].rows)
     table = (written / "results.md").read_text()
-    assert "| zero_shot_five | toy | accuracy | 1.000 ± 0.000 |" in table
+    cells = ("zero_shot_five", "toy", "accuracy", "1.000 ± 0.000")
+    assert re.search(r"\| " + r" +\| ".join(cells) + r" +\|", table)
 
 
 def test_the_page_needs_no_network(written):
