@@ -22,6 +22,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.uncertain = "ignore"
     config.checkpoint.best_metric = "loss"
     if variant == "demo":
-        return common.use_demo_sizes(config)
+        config = common.use_demo_sizes(config)
+        config.train.steps = 1000  # labels teach faster than sentences
+        return config
     config.optimizer.learning_rate = 1e-4
     return config
