@@ -251,7 +251,19 @@ class _ReportMaker(_Maker):
             data = self.read(item)
             if data is None:
                 return None
-            text = data.decode("utf-8", errors="replace")
+            if b"\0" in data:
+                detail = "holds zero bytes; expected UTF-8 text (is it UTF-16?)"
+                self.rejected.append(
+                    Rejection(rejected.UNREADABLE, item.key, item.path, detail)
+                )
+                return None
+            try:
+                text = data.decode("utf-8-sig")
+            except UnicodeDecodeError:
+                text = data.decode("utf-8-sig", errors="replace")
+                self.warnings.append(
+                    Rejection("not UTF-8", item.key, item.path, "odd letters replaced")
+                )
         has_words = re.search(r"[^\W\d_]", text)
         report = self.process(text, study=item.study_id) if has_words else None
         if report is None or not report.sentences:

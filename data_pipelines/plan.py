@@ -130,21 +130,27 @@ def safe_path(root: str | Path, relative: str) -> Path | None:
 
 
 def settle(scan: Scan) -> Scan:
-    """Removes duplicate ids and patients of two splits, and sorts.
+    """Removes duplicate ids, studies of two patients, patients of two splits; sorts.
 
     The outcome depends on the set of rows alone, not on their order.
     """
     split_of: dict[str, set[str]] = collections.defaultdict(set)
+    patients_of: dict[str, set[str]] = collections.defaultdict(set)
     everything: list[FilmPlan | ReportPlan] = [*scan.films, *scan.reports]
     for item in everything:
         if item.split not in SPLITS:
             raise AssertionError(f"split {item.split!r} of {item.key}")
         split_of[item.patient_id].add(item.split)
+        patients_of[item.study_id].add(item.patient_id)
     for name in ("films", "reports"):
         kept = []
         for item in getattr(scan, name):
             splits = sorted(split_of[item.patient_id])
-            if len(splits) > 1:
+            patients = sorted(patients_of[item.study_id])
+            if len(patients) > 1:
+                detail = f"study {item.study_id} of patients {' and '.join(patients)}"
+                scan.reject(rejected.BAD_VALUE, item.key, item.path, detail)
+            elif len(splits) > 1:
                 detail = f"patient {item.patient_id} in {' and '.join(splits)}"
                 scan.reject(rejected.TWO_SPLITS, item.key, item.path, detail)
             else:

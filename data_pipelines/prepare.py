@@ -192,7 +192,8 @@ def prepare(
     for note in scan.notes:
         print(f"  note: {note}")
     print(f"  {len(scan.films):,} films and {len(scan.reports):,} reports to convert")
-    check_rejected(scan, scan.rejected, options, target)
+    planned = len(scan.films) + len(scan.reports)
+    check_rejected(scan, scan.rejected, planned, options, target)
     if not scan.films and not scan.reports:
         raise UserError(f"{options.raw} holds nothing to prepare")
     final = work / "final"
@@ -212,7 +213,8 @@ def prepare(
     done += make("images", scan.films, scan.films_root)
     rejected = scan.rejected + [r for part in done for r in part.rejected]
     warned = scan.warnings + [w for part in done for w in part.warnings]
-    check_rejected(scan, rejected, options, target)
+    kept = sum(part.records for part in done)
+    check_rejected(scan, rejected, kept, options, target)
     write_rejections(final / "rejected.csv", rejected)
     write_rejections(final / "warnings.csv", warned)
     maker = read_back(final)
@@ -287,7 +289,11 @@ def label_from_reports(scan: Scan, done: list) -> None:
 
 
 def check_rejected(
-    scan: Scan, rejected: list[Rejection], options: argparse.Namespace, target: Path
+    scan: Scan,
+    rejected: list[Rejection],
+    kept: int,
+    options: argparse.Namespace,
+    target: Path,
 ) -> None:
     """Stops the build when too much was rejected, after writing down what.
 
@@ -295,16 +301,17 @@ def check_rejected(
       UserError: says how much, of what, and what to look at.
     """
     percent = 100 * len(rejected) / max(1, scan.total)
-    if percent <= options.max_rejected_percent:
+    if percent <= options.max_rejected_percent and kept:
         return
     listing = target / "rejected.csv"
     if (target / staging.ABOUT).exists():  # a finished dataset is not touched
         listing = target.with_name(f"{target.name}.rejected.csv")
     listing.parent.mkdir(parents=True, exist_ok=True)
     write_rejections(listing, rejected)
+    limit = f"more than --max-rejected-percent {options.max_rejected_percent:g}"
     raise UserError(
         f"{len(rejected):,} of {scan.total:,} records are rejected ({percent:.1f} %), "
-        f"more than --max-rejected-percent {options.max_rejected_percent:g}:\n"
+        f"{limit if kept else 'and nothing is left'}:\n"
         f"{describe_rejections(rejected)}\n"
         f"All are listed in {listing}. Mend the raw data, or start again with a "
         "higher --max-rejected-percent; what is converted already is kept"

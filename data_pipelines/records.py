@@ -278,10 +278,13 @@ def open_dataset(path: str | Path) -> Dataset:
             "`medclip-jax prepare --overwrite`"
         )
     table = _read_table(path)
-    stored = {
-        kind: Records(kind, path / kind) if (path / kind).is_dir() else ()
-        for kind in FIELDS
-    }
+    try:
+        stored = {
+            kind: Records(kind, path / kind) if (path / kind).is_dir() else ()
+            for kind in FIELDS
+        }
+    except Exception as error:  # TFDS, ArrayRecord and protobuf have kinds of their own
+        raise _damaged(path, error) from error
     dataset = Dataset(
         about["name"],
         str(path),
@@ -292,8 +295,19 @@ def open_dataset(path: str | Path) -> Dataset:
         about.get("notice", ""),
     )
     _check_counts(dataset, about)
-    check_joins(dataset, np.linspace(0, table.num_rows - 1, 8).astype(int))
+    try:
+        check_joins(dataset, np.linspace(0, table.num_rows - 1, 8).astype(int))
+    except (IndexError, RuntimeError) as error:
+        raise _damaged(path, error) from error
     return dataset
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    kind = type(error).__name__
+    return UserError(
+        f"{path} is damaged: its shards cannot be read ({kind}); copy it again, or "
+        "prepare it again with `medclip-jax prepare --overwrite`"
+    )
 
 
 def _read_table(path: Path) -> pa.Table:

@@ -98,6 +98,7 @@ def begin(work: Path, arguments: dict[str, Any], fresh: bool) -> bool:
     except (OSError, ValueError):
         same = False
     if same and not fresh:
+        _forget_rejections(work / "parts")
         return (work / "parts").is_dir()
     for child in work.iterdir():
         if child.name == "lock":
@@ -108,6 +109,16 @@ def begin(work: Path, arguments: dict[str, Any], fresh: bool) -> bool:
             child.unlink()
     path.write_text(json.dumps(wanted))
     return False
+
+
+def _forget_rejections(parts: Path) -> None:
+    """Has parts that rejected something made again: the raw files may be mended."""
+    for done in parts.glob("*.json"):
+        try:
+            if json.loads(done.read_text())["rejected"]:
+                done.unlink()
+        except (ValueError, KeyError):
+            done.unlink()
 
 
 def publish(final: Path, target: Path, work: Path) -> None:

@@ -4,6 +4,7 @@ import csv
 import datetime
 import gzip
 import re
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from medclip_jax.errors import UserError
 
 ALIASES: dict[str, str] = {"Airspace Opacity": "Lung Opacity"}
 """Other names of a finding's column (CheXlocalize; MIMIC-CXR-JPG 2.1.0 test set)."""
+
+MAX_SECONDS = 10**12
+"""More than the seconds of 9999 years: what is above is no time."""
 
 _CODES = {POSITIVE, NEGATIVE, UNCERTAIN, NOT_GIVEN}
 _SPLIT_WORDS: dict[str, str] = {
@@ -37,24 +41,34 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """Reads a CSV (or .csv.gz) with its empty strings kept.
 
     Returns:
-      One dict a row, cells stripped; a byte order mark is ignored.
+      One dict a row, cells stripped; rows without any cell filled and a byte order
+      mark are ignored.
 
     Raises:
-      UserError: the file is missing, is not UTF-8, or has no header.
+      UserError: the file is missing, damaged, not UTF-8, has no header, an open
+        quote, or a row of more cells than the header: a comma without quotes would
+        cut a report short.
     """
     csv.field_size_limit(1 << 26)
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restkey="")
-            rows = [
-                {k.strip(): (v or "").strip() for k, v in row.items() if k}
-                for row in reader
-            ]
+            reader = csv.DictReader(file, restkey="", strict=True)
+            rows = []
+            for row in reader:
+                if any(row.pop("", None) or ()):
+                    raise UserError(
+                        f"{path}, line {reader.line_num}: more cells than the header; "
+                        "put cells that hold a comma into double quotes"
+                    )
+                cells = {k.strip(): (v or "").strip() for k, v in row.items()}
+                if any(cells.values()):
+                    rows.append(cells)
             header = reader.fieldnames
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
+        why = str(error) if isinstance(error, csv.Error) else type(error).__name__
         raise UserError(
-            f"cannot read {path} ({type(error).__name__}); expected a UTF-8 CSV file"
+            f"cannot read {path} ({why}); expected a UTF-8 CSV file"
         ) from None
     if not header:
         raise UserError(f"{path} is empty; expected a CSV file with a header line")
@@ -138,11 +152,12 @@ def age_of(cell: str) -> float:
 
 
 def int_of(cell: str, default: int = 0) -> int:
-    """A whole number, or the default for an empty or other cell."""
+    """A whole number of 32 bits, or the default for an empty or other cell."""
     try:
-        return int(float(cell))
+        value = int(float(cell))
     except (ValueError, OverflowError):
         return default
+    return value if abs(value) < 2**31 else default
 
 
 def seconds_since_year_one(moment: datetime.datetime) -> int:
@@ -178,7 +193,8 @@ def time_of(cell: str) -> int | None:
     if not cell:
         return -1
     if re.fullmatch(r"\d+(\.0*)?", cell):
-        return int(float(cell))
+        seconds = int(float(cell))
+        return seconds if seconds < MAX_SECONDS else None
     try:
         return seconds_since_year_one(
             datetime.datetime.fromisoformat(cell).replace(tzinfo=None)

@@ -49,6 +49,7 @@ from data_pipelines.plan import (
     split_of_patient,
 )
 from data_pipelines.tables import (
+    MAX_SECONDS,
     age_of,
     int_of,
     label_columns,
@@ -126,9 +127,10 @@ class CsvFolder(StudyBuilder):
 def offset_seconds(days: str) -> int | None:
     """Seconds of a number of days; None when it is no number."""
     try:
-        return round(float(days) * 86400)
+        seconds = round(float(days) * 86400)
     except (ValueError, OverflowError):
         return None
+    return seconds if abs(seconds) < MAX_SECONDS else None
 
 
 @dataclasses.dataclass
@@ -155,6 +157,7 @@ class _Reading:
 
     def scan(self) -> Scan:
         rows = [row for cells in self.rows if (row := self._ids(cells))]
+        rows = self._fill_patients(rows)
         self._separate_studies(rows)
         self._times(rows)
         for row in rows:
@@ -187,6 +190,25 @@ class _Reading:
         study = study or image_id
         patient = cells.get("patient_id", "") or study
         return _Row(cells, image, image_id, study, patient)
+
+    def _fill_patients(self, rows: list[_Row]) -> list[_Row]:
+        """A row without a patient belongs to the patient of its study's other rows."""
+        named = collections.defaultdict(set)
+        for row in rows:
+            if row.cells.get("patient_id"):
+                named[row.study_id].add(row.patient_id)
+        kept = []
+        for row in rows:
+            known = named[row.study_id]
+            if not row.cells.get("patient_id") and known:
+                if len(known) > 1:
+                    detail = "no patient_id, and other rows of the study name several"
+                    known_as = row.image_id or row.study_id
+                    self.made.reject(rejected.BAD_VALUE, known_as, row.image, detail)
+                    continue
+                (row.patient_id,) = known
+            kept.append(row)
+        return kept
 
     def _separate_studies(self, rows: list[_Row]) -> None:
         """Where study ids count anew for each patient, puts the patient before."""

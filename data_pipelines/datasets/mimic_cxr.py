@@ -205,13 +205,21 @@ class _Reading:
         missing = [f for at, f in enumerate(FINDINGS) if at not in columns]
         if missing:
             raise UserError(f"{path}: missing the columns {', '.join(missing)}")
-        labels = {}
+        labels: dict[str, tuple[int, ...]] = {}
+        differing = set()
         for row in rows:
             study = study_name(row["study_id"])
             try:
-                labels[study] = labels_of(row, columns)
+                made = labels_of(row, columns)
             except ValueError as error:
                 self.made.reject(rejected.BAD_VALUE, study, path.name, str(error))
+                continue
+            if labels.setdefault(study, made) != made:
+                differing.add(study)
+        for study in sorted(differing):
+            del labels[study]
+            detail = "rows with different labels; none is used"
+            self.made.reject(rejected.DUPLICATE_ID, study, path.name, detail)
         return labels
 
     def _find_images(self) -> tuple[str, str]:

@@ -186,6 +186,8 @@ def _report_rows(
 
 def label_input(args: argparse.Namespace) -> None:
     """Writes the labels of the input, and prints how many and how fast."""
+    if args.out is not None and Path(args.out).absolute() == args.input.absolute():
+        raise UserError(f"--out is the input itself, {args.input}: name another file")
     texts = read_texts(args.input, args.text_column)
     process_report("", args.rules)
     text_columns = ["Reports"] if args.with_text else []

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import sys
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,8 +55,8 @@ def _read_rows(path: Path) -> list[list[str]]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     try:
         with _open(path) as lines:
-            rows = [row for row in csv.reader(lines) if row]
-    except (csv.Error, gzip.BadGzipFile, EOFError) as error:
+            rows = [row for row in csv.reader(lines, strict=True) if any(row)]
+    except (csv.Error, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path}: expected a CSV file, found: {error}") from None
     if not rows:
         raise UserError(f"{path}: expected a CSV file with reports, found no row")
@@ -177,7 +178,7 @@ def read_folder(path: Path) -> Texts:
     Raises:
       UserError: no .txt file there.
     """
-    files = sorted(path.rglob("*.txt"))
+    files = sorted(file for file in path.rglob("*.txt") if file.is_file())
     if not files:
         raise UserError(f"{path}: expected .txt files below this folder, found none")
     rows = [

@@ -18,6 +18,7 @@ from PIL import Image
 from data_pipelines import records
 from data_pipelines.findings import FINDINGS
 from data_pipelines.plan import split_of_patient
+from data_pipelines.prepare import main as prepare_main
 from data_pipelines.records import find_datasets, open_dataset
 from medclip_jax.errors import UserError
 
@@ -263,6 +264,73 @@ def test_user_errors_come_as_exit_status_2_with_one_message(tmp_path):
     ):
         with pytest.raises(UserError, match=words):
             prepare(root, tmp_path / "new", *more)
+
+
+def refusal(root, out, capsys, *more):
+    arguments = ["--dataset", "csv", "--raw", root, "--out", out, "--name", "films"]
+    with pytest.raises(UserError) as error:
+        prepare_main([str(a) for a in (*arguments, "--jobs", 1, *more)])
+    capsys.readouterr()
+    return str(error.value)
+
+
+def test_a_mended_file_is_taken_when_started_again(tmp_path, capsys):
+    root = tmp_path / "raw"
+    film = root / raw.csv_folder(root, 4)[1]["image"]
+    whole = film.read_bytes()
+    film.write_bytes(whole[:200])
+    assert "1 of " in refusal(root, tmp_path, capsys)
+    film.write_bytes(whole)
+    assert len(prepare(root, tmp_path).images) == 8
+
+
+def test_nothing_left_is_an_error_whatever_may_be_rejected(tmp_path, capsys):
+    root = tmp_path / "raw"
+    for row in raw.csv_folder(root, 2):
+        (root / row["image"]).write_bytes(b"no film")
+    raw.write_csv(root / "metadata.csv", [{"image": row} for row in ("0.png", "1.png")])
+    found = refusal(root, tmp_path, capsys, "--max-rejected-percent", 100)
+    assert "and nothing is left" in found
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("a.jpg,p,FINDINGS: No effusion, but a pneumothorax.", "line 2: more cells"),
+        ('a.jpg,p,"FINDINGS: open', "cannot read"),
+    ],
+)
+def test_a_table_with_loose_quotes_is_refused(tmp_path, capsys, line, message):
+    root = tmp_path / "raw"
+    root.mkdir()
+    (root / "metadata.csv").write_text(f"image,patient_id,report\n{line}\nb.jpg,q,\n")
+    assert message in refusal(root, tmp_path, capsys)
+
+
+def test_rows_of_a_study_share_its_patient(tmp_path):
+    root = tmp_path / "raw"
+    film = raw.csv_folder(root, 1)[0]["image"]
+    text = "FINDINGS: There is a pleural effusion."
+    rows = [
+        {"image": film, "patient_id": "p1", "study_id": "s1", "report": ""},
+        {"image": "", "patient_id": "", "study_id": "s1", "report": text},
+        {"image": "", "patient_id": "", "study_id": "", "report": ""},  # a spare line
+    ]
+    raw.write_csv(root / "metadata.csv", rows)
+    data = prepare(root, tmp_path)
+    (study,) = data.table.to_pylist()
+    assert (study["patient_id"], study["study_id"]) == ("p1", "s1")
+    assert study["image_rows"] == [0] and study["report_row"] == 0
+
+
+def test_a_damaged_shard_is_named(tmp_path):
+    root = tmp_path / "raw"
+    raw.csv_folder(root, 4)
+    built = Path(prepare(root, tmp_path).path)
+    shard = next((built / "images").rglob("*.array_record*"))
+    shard.write_bytes(shard.read_bytes()[:300])
+    with pytest.raises(UserError, match="is damaged.*--overwrite"):
+        open_dataset(built)
 
 
 def test_two_builds_at_once_are_refused(tmp_path):
