@@ -74,7 +74,7 @@ def _zero_shot(result: Result) -> Section | None:
         return None
     text = (
         "Every film is compared with sentences that describe each finding, and takes "
-        "the finding whose sentences it lies nearest to. No label was used."
+        "the finding whose sentences it lies nearest to. No classifier was trained."
     )
     if result.five is not None and result.chosen is not None:
         counts = ", ".join(f"{n} {c}" for n, c in result.chosen.eligible.items())
