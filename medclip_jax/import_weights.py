@@ -44,7 +44,9 @@ def main(argv: list[str] | None = None) -> int:
     if (args.out / workdir_lib.CONFIG).exists():
         raise UserError(f"--out {args.out} is a workdir already; name another folder")
     state = files.read(args.weights)
-    config = make_config(medclip.image_encoder_of(state), rest, args.text_pool)
+    # An early official checkpoint has a bias in the text projection.
+    bias = f"--config.medclip.text_bias={medclip.TEXT_BIAS in state}"
+    config = make_config(medclip.image_encoder_of(state), [bias, *rest], args.text_pool)
     tokenizer = Tokenizer.load(args.tokenizer, None if args.keep_case else True)
     config.model.text.tokenizer = str(args.tokenizer)
     run_lib.set_vocab_size(config, tokenizer)

@@ -37,13 +37,13 @@ COMMON = [
 ]
 
 
-def official(image, folder):
+def official(image, folder, *more):
     """A small model's weights in the official layout, and its tokenizer."""
     from flax.core import meta
 
     from medclip_jax.methods import registry
 
-    config = import_weights.make_config(image, SMALL[image] + COMMON, None)
+    config = import_weights.make_config(image, [*SMALL[image], *COMMON, *more], None)
     method = registry.build(config)
     shapes = meta.unbox(
         jax.eval_shape(run_lib.initializer(config, method), jax.random.key(0))
@@ -68,6 +68,17 @@ def run_import(image, folder, *more):
         str(folder / "workdir"),
     ]
     return import_weights.main([*argv, *SMALL[image], *COMMON, *more])
+
+
+def test_a_bias_of_the_text_projection_is_taken(tmp_path):
+    variables = official("swin", tmp_path, "--config.medclip.text_bias=True")
+    assert run_import("swin", tmp_path) == 0
+    run = run_lib.open_run(tmp_path / "workdir", "latest")
+    assert run.config.medclip.text_bias
+    np.testing.assert_array_equal(
+        run.variables["params"]["text"]["projection"]["bias"],
+        variables["params"]["text"]["projection"]["bias"],
+    )
 
 
 @pytest.mark.parametrize("image", SMALL)

@@ -26,6 +26,7 @@ from medclip_jax.weights.layout import from_torch as fill
 from medclip_jax.weights.layout import to_torch as write
 
 VISION, TEXT, SCALE = "vision_model.", "text_model.", "logit_scale"
+TEXT_BIAS = f"{TEXT}projection_head.bias"
 IMAGE_ENCODERS = {"swin": swin, "resnet": resnet}
 # What the released weights were trained with; the official code pools both alike.
 TEXT_POOL = {"swin": "layers_1_2_last", "resnet": "pooler"}
@@ -74,7 +75,7 @@ def rule(path: Path, image: str) -> Place | None:
         case ["text", "projection", "kernel"]:
             return Place(f"{TEXT}projection_head.weight", "linear")
         case ["text", "projection", "bias"]:
-            return Place(f"{TEXT}projection_head.bias")
+            return Place(TEXT_BIAS)
     return None
 
 
