@@ -70,7 +70,7 @@ def run(main: Callable[[list[str] | None], int], argv: list[str] | None = None) 
         traceback.print_exc()
         print(
             "medclip-jax: this is a fault of medclip-jax, not yours; please report "
-            "the lines above (they hold no report text).",
+            "the lines above (they hold no report text, but perhaps ids: take those out).",
             file=sys.stderr,
         )
         return 1

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import jax
@@ -57,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
             "no text; these protocols need a method with a text tower. A supervised "
             "run is the ceiling of another one: --ceiling"
         )
+    ceiling = open_ceiling(args.ceiling) if args.ceiling else None
     _say(f"checkpoint of step {run.step} from {args.workdir}, {jax.device_count()} "
          f"{jax.devices()[0].platform} device(s)")  # fmt: skip
 
@@ -114,8 +116,8 @@ def main(argv: list[str] | None = None) -> int:
     with_five = {r.name: r for r in results if r.five is not None}
     if with_five:
         add_pixels(with_five, films, datasets, run.config, options)
-    if with_five and args.ceiling:
-        add_ceiling(with_five, datasets, args)
+    if with_five and ceiling is not None:
+        add_ceiling(with_five, datasets, ceiling, args)
 
     # --- Report -------------------------------------------------------------------
     page = make_report(args, run, datasets, films, texts, results, overlap)
@@ -169,18 +171,28 @@ def add_pixels(
             _note(results[of.name], "pixels_logistic", predicted == judged.classes)
 
 
+def open_ceiling(workdir: Path) -> run_lib.Run:
+    """Opens a supervised run.
+
+    Raises:
+      UserError: there is none, or its method classifies nothing.
+    """
+    run = run_lib.open_run(workdir)
+    if not isinstance(run.method, ClassifiesFilms):
+        raise UserError(
+            f"--ceiling {workdir} holds a run of method {run.config.method!r}; "
+            "expected one that classifies films, such as supervised"
+        )
+    return run
+
+
 def add_ceiling(
     results: Mapping[str, Result],
     datasets: Sequence[Dataset],
+    run: run_lib.Run,
     args: argparse.Namespace,
 ) -> None:
     """Adds the accuracy of a supervised run on the same films."""
-    run = run_lib.open_run(args.ceiling)
-    if not isinstance(run.method, ClassifiesFilms):
-        raise UserError(
-            f"--ceiling {args.ceiling} holds a run of method {run.config.method!r}; "
-            "expected one that classifies films, such as supervised"
-        )
     embedder = Embedder(
         run.method,
         _normalizer(run.config),

@@ -51,8 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.verify:
         _require_torch()
     _require_replaceable(args.out)
-    rows = read_rows(args.results) if args.results else []
     run = run_lib.open_run(args.workdir, args.step)
+    rows = read_rows(args.results, run.step) if args.results else []
     two_towers(run)
     datasets = catalog.open_datasets(args.data) if args.data else []
 
@@ -299,21 +299,28 @@ def make_card(
     )
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path, step: int) -> list[dict[str, Any]]:
     """The main rows of a results.json.
 
     Raises:
-      UserError: there is none, or it is another file.
+      UserError: there is none, it is another file, or it is of another step.
     """
     path = path / "results.json" if path.is_dir() else path
     try:
-        rows = json.loads(path.read_text())["rows"]
+        results = json.loads(path.read_text())
+        checkpoint = str(results["checkpoint"])
+        rows = [row for row in results["rows"] if "/" not in row["protocol"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"--results: expected results.json of `medclip-jax evaluate`, could not "
             f"read {path} as one"
         ) from error
-    return [row for row in rows if "/" not in row["protocol"]]
+    if not checkpoint.endswith(f" step {step}"):
+        raise UserError(
+            f"--results: {path} was measured on {checkpoint}, but step {step} is "
+            f"exported; evaluate that one (--step {step}), or export the other"
+        )
+    return rows
 
 
 def _last_metrics(path: Path) -> dict[str, Any] | None:

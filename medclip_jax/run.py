@@ -83,6 +83,11 @@ def open_run(
     workdir = Path(workdir)
     config = config_flags.from_json(workdir_lib.read_json(workdir / workdir_lib.CONFIG))
     data = workdir_lib.read_json(workdir / workdir_lib.DATA)
+    if not (workdir / TOKENIZER).is_dir():
+        raise UserError(
+            f"{workdir} has no {TOKENIZER}/, without which its texts cannot be read; "
+            "copy the workdir again, whole"
+        )
     mesh = mesh if mesh is not None else make_mesh({"data": -1})
     method = registry.build(config)
     checkpoints = Checkpoints(

@@ -118,11 +118,6 @@ def main(argv: list[str] | None = None) -> int:
     )
     for dimension in whole:
         log.info("stays whole: %s", dimension)
-    if is_main:
-        workdir_lib.write_json(
-            workdir / workdir_lib.CONFIG, config_flags.to_json(config)
-        )
-        workdir_lib.write_json(workdir / workdir_lib.DATA, data)
 
     # --- Resume: own latest > init_from > pretrained > random ------------------------
     checkpoints = Checkpoints(
@@ -143,6 +138,11 @@ def main(argv: list[str] | None = None) -> int:
         state = dataclasses.replace(state, variables=variables)
         for line in lines:
             progress.line(line)
+    if is_main:  # now that nothing the config names can be missing
+        workdir_lib.write_json(
+            workdir / workdir_lib.CONFIG, config_flags.to_json(config)
+        )
+        workdir_lib.write_json(workdir / workdir_lib.DATA, data)
 
     # --- Step, evaluators and writers -------------------------------------------------
     loss_fn = step_lib.make_loss(
@@ -179,9 +179,8 @@ def main(argv: list[str] | None = None) -> int:
     ):
         evaluate = _evaluator(config, method, tokenizer, datasets, preemption)
         if pending is not None:
-            assert evaluate is not None
             # The run was stopped inside the evaluation of the step it was saved at.
-            measured = evaluate(state.variables)
+            measured = evaluate(state.variables) if evaluate is not None else {}
             writer.write(step, {**pending, **measured}, {})
             checkpoints.delete(step)
             checkpoints.save(step, state, {"pending": None}, measured)
@@ -323,7 +322,10 @@ def _tokenizer(
 ) -> Tokenizer:
     """The run's tokenizer: saved by an earlier start, named, or trained."""
     folder = workdir / run_lib.TOKENIZER
-    if is_main and not folder.exists():
+    # Without a config beside it, it is of a start that failed, perhaps with others.
+    is_own = folder.exists() and (workdir / workdir_lib.CONFIG).exists()
+    if is_main and not is_own:
+        shutil.rmtree(folder, ignore_errors=True)
         name = config.model.text.tokenizer
         partial = workdir / f"{run_lib.TOKENIZER}.partial"
         shutil.rmtree(partial, ignore_errors=True)

@@ -188,7 +188,13 @@ def test_the_card_tells_data_and_limits(workdir, tmp_path):
         "n": 500,
     }
     part = {**row, "protocol": "zero_shot/Edema", "value": 0.1111}
-    (tmp_path / "results.json").write_text(json.dumps({"rows": [row, part]}))
+    step = run_lib.open_run(workdir, "latest").step
+    results = {"rows": [row, part], "checkpoint": f"{workdir} step {step + 1}"}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    with pytest.raises(UserError, match=f"but step {step} is exported"):
+        run_export(workdir, "--results", str(tmp_path))
+    results["checkpoint"] = f"{workdir} step {step}"
+    (tmp_path / "results.json").write_text(json.dumps(results))
     _, out = run_export(workdir, "--results", str(tmp_path))
     card = (out / "README.md").read_text()
     for text in (

@@ -122,7 +122,7 @@ class _Reading:
         if not rows:
             self.made.notes.append(f"{path.name} has a header and no rows")
             return
-        key = "Study" if "Path" not in rows[0] else "Path"
+        key = "Study" if "Study" in rows[0] and "Path" not in rows[0] else "Path"
         need_columns(path, rows, [key])
         columns = label_columns(rows[0])
         missing = [f for at, f in enumerate(FINDINGS) if at not in columns]

@@ -182,6 +182,11 @@ class _Reading:
         labels: dict[str, tuple[int, ...]] = {}
         if self.options.labels != "report":
             path = find_table(self.raw, f"mimic-cxr-*-{self.options.labels}")
+            if path is None and self.options.labels == "negbio":
+                raise UserError(
+                    f"--labels negbio: expected mimic-cxr-2.0.0-negbio.csv (or .csv.gz) "
+                    f"in {self.raw}, found none; leave --labels out, or say report"
+                )
             if path is None:
                 self.made.notes.append(
                     f"no mimic-cxr-2.0.0-{self.options.labels} table: films are "

@@ -54,11 +54,17 @@ class Checkpoints:
                 "after a stop."
             )
         self.best_metric = best_metric
+        # A checkpoint without the metric, of a run that went on with another, is last.
+        worst = float("inf") if is_minimised(best_metric) else float("-inf")
+
+        def of_metric(metrics: dict[str, float]) -> float:
+            return metrics.get(best_metric, worst)
+
         self.seconds_blocked = 0.0
         keep = [
             policies.LatestN(keep_latest),
             policies.BestN(
-                get_metric_fn=lambda metrics: metrics[best_metric],
+                get_metric_fn=of_metric,
                 reverse=is_minimised(best_metric),
                 n=keep_best,
                 keep_checkpoints_without_metrics=False,
@@ -72,7 +78,7 @@ class Checkpoints:
                 cleanup_tmp_directories=not read_only,
                 preservation_policy=policies.AnyPreservationPolicy(keep),
                 save_decision_policy=policies.FixedIntervalPolicy(1),
-                best_fn=lambda metrics: metrics[best_metric],
+                best_fn=of_metric,
                 best_mode="min" if is_minimised(best_metric) else "max",
             ),
             # Named handlers: without them a fresh manager cannot read metadata.

@@ -10,7 +10,7 @@ import raw_folders as raw
 from data_pipelines.findings import FINDINGS
 from data_pipelines.prepare import main
 from data_pipelines.records import open_dataset
-from data_pipelines.tables import dicom_time
+from data_pipelines.tables import dicom_time, read_rows
 from medclip_jax.errors import UserError
 
 
@@ -96,6 +96,22 @@ def test_mimic_study_without_a_label_row_takes_its_reports_labels(tmp_path):
         row = dataset.table["report_row"][at].as_py()
         same = record["labels"] == dataset.reports[row]["labels"]
         assert same.all() == (wanted == "report")
+
+
+def test_mimic_label_rows_that_differ_are_listed_and_not_used(tmp_path):
+    root = tmp_path / "raw"
+    rows = raw.mimic(root, packed=False)
+    study = f"s{rows[0]['study_id']}"
+    path = root / "mimic-cxr-2.0.0-chexpert.csv"
+    table = read_rows(path)
+    twice = next(row for row in table if f"s{row['study_id']}" == study)
+    other = {**twice, "Edema": "0" if twice["Edema"] else "1"}
+    raw.write_csv(path, [*table, table[1], other])
+    dataset = prepare("mimic_cxr", root, tmp_path, "--max-rejected-percent", "50")
+    sources = {r["study_id"]: r["label_source"] for r in images(dataset).values()}
+    assert sources.pop(study) == "report" and set(sources.values()) == {"columns"}
+    with pytest.raises(UserError, match="--labels negbio: expected"):
+        prepare("mimic_cxr", root, tmp_path / "other", "--labels", "negbio")
 
 
 def test_mimic_test_set_labels_name_airspace_opacity(tmp_path):
