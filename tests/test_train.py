@@ -92,6 +92,17 @@ def test_shards_of_another_schema(tiny_data, tmp_path):
         train.main(arguments(data, tmp_path / "work"))
 
 
+def test_a_failed_start_leaves_nothing_that_a_better_one_meets(tiny_data, tmp_path):
+    work = tmp_path / "work"
+    wrong = ["--config.model.image.pretrained=/none", "--config.data.vocab_size=60"]
+    with pytest.raises(UserError, match="/none"):
+        train.main(arguments(tiny_data, work, *wrong))
+    once = ["--config.train.steps=1", "--config.checkpoint.best_metric=loss"]
+    once += ["--config.train.eval_every_steps=0"]
+    assert train.main(arguments(tiny_data, work, *once)) == 0
+    assert run_lib.open_run(work, "latest").tokenizer.vocab_size > 60
+
+
 def test_a_batch_that_the_mesh_does_not_divide(tiny_data, tmp_path):
     started = time.monotonic()
     done = subprocess.run(
