@@ -24,6 +24,7 @@ from medclip_jax.models.registry import build_image_encoder, build_text_encoder
 
 TextPool = Literal["layers_1_2_last", "pooler", "cls", "max", "mean"]
 TEXT_POOLS = get_args(TextPool)
+COMPUTE_DTYPES = ("bfloat16", "float32", "float64", "float16")
 MAX_LOG_SCALE = 4.605170  # log 100, the clamp of CLIP and of MedCLIP
 
 
@@ -271,13 +272,26 @@ def build_towers(config: Any) -> dict[str, Any]:
       config: with `model.image`, `model.text`, `model.dtype`, `model.remat`.
     """
     model = config.model
-    shared = {"dtype": jnp.dtype(model.dtype), "remat": bool(model.remat)}
+    shared = {"dtype": compute_dtype(model.dtype), "remat": bool(model.remat)}
     image = {k: v for k, v in model.image.items() if k != "pretrained"}
     text = {k: v for k, v in model.text.items() if k not in ("pretrained", "tokenizer")}
     return {
         "image_encoder": build_image_encoder({**image, **shared}),
         "text_encoder": build_text_encoder({**text, **shared}),
     }
+
+
+def compute_dtype(name: str) -> jnp.dtype:
+    """The dtype that `config.model.dtype` names.
+
+    Raises:
+      UserError: it names none that encoders compute in.
+    """
+    if name not in COMPUTE_DTYPES:
+        raise UserError(
+            f"model.dtype must be one of {', '.join(COMPUTE_DTYPES)}; found {name!r}"
+        )
+    return jnp.dtype(name)
 
 
 def check_text_pool(pool: Any, text: Mapping[str, Any]) -> TextPool:

@@ -9,7 +9,7 @@ over their scaled cosines, in both directions.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,11 @@ class MedCLIP(DualEncoder):
     def from_config(cls, config: Any) -> "MedCLIP":
         switches = config.medclip
         dim = config.model.embed_dim
+        if switches.target not in get_args(Target):
+            raise UserError(
+                f"medclip.target must be one of {', '.join(get_args(Target))}; found "
+                f"{switches.target!r}"
+            )
         if not 1 <= switches.initial_scale <= 100:
             raise UserError(
                 "medclip.initial_scale must be in [1, 100], where the learned scale is "

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from medclip_jax.losses.labels import label_values
 from medclip_jax.losses.similarity import weighted_mean
-from medclip_jax.methods.dual_encoder import apply_module, tower_state
+from medclip_jax.methods.dual_encoder import apply_module, compute_dtype, tower_state
 from medclip_jax.methods.interface import (
     Batch,
     ExampleKeys,
@@ -47,7 +47,7 @@ class Supervised:
     def from_config(cls, config: Any) -> "Supervised":
         model = config.model
         image = {k: v for k, v in model.image.items() if k != "pretrained"}
-        shared = {"dtype": jnp.dtype(model.dtype), "remat": bool(model.remat)}
+        shared = {"dtype": compute_dtype(model.dtype), "remat": bool(model.remat)}
         return cls(
             build_image_encoder({**image, **shared}),
             config.data.uncertain,

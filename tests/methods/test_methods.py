@@ -227,6 +227,20 @@ def test_supervised_ignores_what_it_is_told_to():
     assert logits_Bx14.shape == (4, 14)
 
 
+@pytest.mark.parametrize(
+    ("part", "key", "message"),
+    [
+        ("model", "dtype", "model.dtype must be one of bfloat16, float32"),
+        ("medclip", "target", "medclip.target must be one of cosine, dot"),
+    ],
+)
+def test_a_value_that_there_is_not(part, key, message):
+    config = tiny("medclip")
+    config[part][key] = "foo"
+    with pytest.raises(UserError, match=message):
+        registry.build(config)
+
+
 def test_unknown_method_lists_the_known():
     config = tiny("medclip")
     config.method = "medklip"
