@@ -5,9 +5,10 @@ must know to go on, e.g. the metrics of S). A save that was cut short leaves a f
 that Orbax never lists, so it is never picked up.
 """
 
+import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -158,15 +159,17 @@ class Checkpoints:
             checkpoint's; all differences are listed.
         """
         self._check_step(step)
-        saved = self._manager.item_metadata(step)["state"]
+        with self._naming_damage(step):
+            saved = self._manager.item_metadata(step)["state"]
         _check_same(_leaves(saved), _leaves(target), f"checkpoint of step {step}")
         started = time.perf_counter()
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()
-            ),
-        )
+        with self._naming_damage(step):
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()
+                ),
+            )
         state = restored["state"]
         _check_real(state)
         _report(step, state, time.perf_counter() - started)
@@ -186,7 +189,8 @@ class Checkpoints:
           UserError: as `restore`.
         """
         self._check_step(step)
-        saved = _leaves(self._manager.item_metadata(step)["state"])
+        with self._naming_damage(step):
+            saved = _leaves(self._manager.item_metadata(step)["state"])
         part = {
             name.removeprefix("variables/"): leaf
             for name, leaf in saved.items()
@@ -194,7 +198,7 @@ class Checkpoints:
         }
         _check_same(part, _leaves(target), f"checkpoint of step {step}")
         started = time.perf_counter()
-        with ocp.PyTreeCheckpointer() as reader:
+        with self._naming_damage(step), ocp.PyTreeCheckpointer() as reader:
             restored = reader.restore(
                 self._manager.directory / str(step) / "state",
                 args=ocp.args.PyTreeRestore(
@@ -209,6 +213,19 @@ class Checkpoints:
         _check_real(variables)
         _report(step, variables, time.perf_counter() - started)
         return variables
+
+    @contextlib.contextmanager
+    def _naming_damage(self, step: int) -> Iterator[None]:
+        """Names the checkpoint where its files cannot be read."""
+        try:
+            yield
+        except (ValueError, KeyError, OSError) as error:
+            folder = self._manager.directory / str(step)
+            raise UserError(
+                f"the checkpoint of step {step} is damaged or an incomplete copy "
+                f"({type(error).__name__}): copy it again, or delete {folder} to go on "
+                "from an earlier one"
+            ) from error
 
     def delete(self, step: int) -> None:
         """Deletes a step, e.g. to save it again with its metrics."""

@@ -114,3 +114,24 @@ def test_replaces_what_fits_and_names_the_rest():
     assert (variables["params"]["a"]["kernel"] == 7).all()
     assert variables["params"]["b"].shape == ()
     assert sorted(line.split(":")[0] for line in unfit) == ["params/b", "params/d"]
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    save_all(tmp_path, {2: 0.5})
+    for file in (tmp_path / "2" / "state").rglob("d/*"):
+        file.write_bytes(file.read_bytes()[:100])
+    target = target_of(make_state())
+    with checkpoint_lib.Checkpoints(tmp_path, METRIC, read_only=True) as checkpoints:
+        with pytest.raises(UserError, match="step 2 is damaged.*delete .*2 to go on"):
+            checkpoints.restore(2, target)
+        with pytest.raises(UserError, match="step 2 is damaged"):
+            checkpoints.restore_variables(2, target.variables)
+
+
+def test_a_run_may_go_on_with_another_best_metric(tmp_path):
+    save_all(tmp_path, {1: 0.5})
+    with checkpoint_lib.Checkpoints(tmp_path, "loss", keep_latest=1) as checkpoints:
+        checkpoints.save(2, make_state(), {}, {"loss": 1.0})
+        checkpoints.save(3, make_state(), {}, {"loss": 2.0})
+        checkpoints.wait()
+        assert checkpoints.best_step() == 2
