@@ -53,15 +53,15 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restkey="", strict=True)
+            reader = csv.DictReader(file, strict=True)
             rows = []
             for row in reader:
-                if any(row.pop("", None) or ()):
+                if any(row.pop(None, None) or ()):
                     raise UserError(
                         f"{path}, line {reader.line_num}: more cells than the header; "
                         "put cells that hold a comma into double quotes"
                     )
-                cells = {k.strip(): (v or "").strip() for k, v in row.items()}
+                cells = {k.strip(): (v or "").strip() for k, v in row.items() if k}
                 if any(cells.values()):
                     rows.append(cells)
             header = reader.fieldnames

@@ -20,6 +20,7 @@ from data_pipelines.findings import FINDINGS
 from data_pipelines.plan import split_of_patient
 from data_pipelines.prepare import main as prepare_main
 from data_pipelines.records import find_datasets, open_dataset
+from data_pipelines.tables import read_rows
 from medclip_jax.errors import UserError
 
 
@@ -305,6 +306,16 @@ def test_a_table_with_loose_quotes_is_refused(tmp_path, capsys, line, message):
     root.mkdir()
     (root / "metadata.csv").write_text(f"image,patient_id,report\n{line}\nb.jpg,q,\n")
     assert message in refusal(root, tmp_path, capsys)
+
+
+def test_a_column_without_a_name_is_an_index_and_no_loose_cell(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text(",image,report\n0,a.jpg,clear\n1,b.jpg,,\n2,,\n")
+    rows = read_rows(path)
+    assert rows == [
+        {"image": "a.jpg", "report": "clear"},
+        {"image": "b.jpg", "report": ""},
+    ]
 
 
 def test_rows_of_a_study_share_its_patient(tmp_path):
