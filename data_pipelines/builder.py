@@ -57,6 +57,8 @@ class StudyBuilder(
     HOMEPAGE: ClassVar[str] = ""
     CITATION: ClassVar[str] = ""
     NOTICE: ClassVar[str] = ""  # what whoever uses the data is bound to
+    # Sets that are there to be evaluated on are no training data unless named.
+    FOR_PRETRAINING: ClassVar[bool] = False
 
     jobs: Sequence[parts.Job] = ()
     finished: Sequence[parts.Part] = ()

@@ -21,6 +21,7 @@ import numpy as np
 
 from data_pipelines import records, rejected
 from data_pipelines.images import film as films
+from data_pipelines.images.hashing import film_hash
 from data_pipelines.plan import UNLABELLED, FilmPlan, ReportPlan, from_json, safe_path
 from data_pipelines.rejected import Rejection
 
@@ -65,6 +66,7 @@ class Part:
     rejected: list[Rejection]
     warnings: list[Rejection]
     labels: dict[str, list[int]]  # of reports: study -> 14 labels
+    hashes: dict[str, str]  # of films: image -> hexadecimal `film_hash`
 
 
 def digest(job: Job) -> str:
@@ -72,7 +74,7 @@ def digest(job: Job) -> str:
     made = hashlib.blake2b(digest_size=16)
     made.update(Path(job.plan).read_bytes())
     made.update(f"{job.kind} {job.raw} {job.dataset} {job.size}".encode())
-    made.update(f"{records.SCHEMA_VERSION} {WRITER_OPTIONS[job.kind]}".encode())
+    made.update(f"{records.SCHEMA_VERSION} {WRITER_OPTIONS[job.kind]} 2".encode())
     return made.hexdigest()
 
 
@@ -94,6 +96,7 @@ def load_part(job: Job) -> Part | None:
         [Rejection(*r) for r in about["rejected"]],
         [Rejection(*r) for r in about["warnings"]],
         about["labels"],
+        about["hashes"],
     )
 
 
@@ -173,6 +176,7 @@ def _finish(job: Job, maker: Any, count: int, size: int, seconds: float) -> None
         "rejected": [dataclasses.astuple(r) for r in maker.rejected],
         "warnings": [dataclasses.astuple(r) for r in maker.warnings],
         "labels": maker.labels,
+        "hashes": maker.hashes,
     }
     temporary = Path(f"{job.done}.{uuid.uuid4().hex}.tmp")
     temporary.write_text(json.dumps(about))
@@ -185,6 +189,7 @@ class _Maker:
         self.rejected: list[Rejection] = []
         self.warnings: list[Rejection] = []
         self.labels: dict[str, list[int]] = {}
+        self.hashes: dict[str, str] = {}
 
     def read(self, item: FilmPlan | ReportPlan) -> bytes | None:
         """The bytes of the item's file, or None when it was rejected."""
@@ -218,6 +223,7 @@ class _FilmMaker(_Maker):
             self.warnings.append(
                 Rejection("bright border, perhaps inverted", item.key, item.path)
             )
+        self.hashes[item.image_id] = film_hash(stored.jpeg).hex()
         fields = dataclasses.asdict(item)
         del fields["path"]
         fields.update(

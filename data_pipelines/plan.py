@@ -12,8 +12,10 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from data_pipelines import rejected
+from data_pipelines.annotations import Task
 from data_pipelines.findings import FINDINGS, NOT_GIVEN, SPLITS
 from data_pipelines.rejected import Rejection
 
@@ -77,6 +79,8 @@ class Scan:
     rejected: list[Rejection] = dataclasses.field(default_factory=list)
     warnings: list[Rejection] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
+    annotations: dict[str, list[dict]] = dataclasses.field(default_factory=dict)
+    tasks: dict[str, Task] = dataclasses.field(default_factory=dict)
     films_root: Path | None = None  # where film paths begin, if not the raw folder
     reports_root: Path | None = None
 
@@ -86,9 +90,15 @@ class Scan:
     def warn(self, reason: str, id: str, path: str = "", detail: str = "") -> None:
         self.warnings.append(Rejection(reason, id, path, detail))
 
+    def annotate(self, table: str, **row: Any) -> None:
+        """Adds a row to a side table; see `annotations.SCHEMAS` for its columns."""
+        self.annotations.setdefault(table, []).append(row)
+
     @property
     def total(self) -> int:
-        return len(self.films) + len(self.reports) + len(self.rejected)
+        rows = sum(len(rows) for rows in self.annotations.values())
+        converted = len(self.films) + len(self.reports)
+        return (converted or rows) + len(self.rejected)
 
 
 def order_key(key: str) -> bytes:

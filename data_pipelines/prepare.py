@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from data_pipelines import records, staging, summary
+from data_pipelines import annotations, records, staging, summary
 from data_pipelines.datasets import BUILDERS
 from data_pipelines.plan import UNLABELLED, Scan, settle
 from data_pipelines.rejected import Rejection, describe_rejections, write_rejections
@@ -192,9 +192,11 @@ def prepare(
     for note in scan.notes:
         print(f"  note: {note}")
     print(f"  {len(scan.films):,} films and {len(scan.reports):,} reports to convert")
-    planned = len(scan.films) + len(scan.reports)
+    for table, rows in scan.annotations.items():
+        print(f"  {len(rows):,} rows of {table}")
+    planned = scan.total - len(scan.rejected)
     check_rejected(scan, scan.rejected, planned, options, target)
-    if not scan.films and not scan.reports:
+    if not planned:
         raise UserError(f"{options.raw} holds nothing to prepare")
     final = work / "final"
     shutil.rmtree(final, ignore_errors=True)
@@ -214,17 +216,21 @@ def prepare(
     rejected = scan.rejected + [r for part in done for r in part.rejected]
     warned = scan.warnings + [w for part in done for w in part.warnings]
     kept = sum(part.records for part in done)
+    if not scan.films and not scan.reports:  # annotations of another dataset's films
+        kept = planned
     check_rejected(scan, rejected, kept, options, target)
     write_rejections(final / "rejected.csv", rejected)
     write_rejections(final / "warnings.csv", warned)
     maker = read_back(final)
+    annotated = annotations.write(final, side_tables(scan, done), scan.tasks)
     seconds = time.perf_counter() - start
     more = {
         "rejected": len(rejected),
         "seconds": round(seconds, 1),
         "notice": builder_class.NOTICE,
+        "for_pretraining": builder_class.FOR_PRETRAINING,
     }
-    about = finish(final, name, arguments, maker, more)
+    about = finish(final, name, arguments, maker, annotated, more)
     staging.publish(final, target, work)
     print(f"\n{summary.describe(about['counts'])}\n")
     if rejected:
@@ -239,6 +245,20 @@ def prepare(
         f"{len(rejected):,} rejected, {seconds:.1f} s, {rate:,.0f} films/s, "
         f"fingerprint {about['fingerprint']}"
     )
+
+
+def side_tables(scan: Scan, done: list) -> dict[str, list[dict]]:
+    """The annotations of what was kept, and the hashes of the films."""
+    hashes = {image: found for part in done for image, found in part.hashes.items()}
+    tables = dict(scan.annotations)
+    for name in ("classes", "boxes"):  # of the dataset's own films
+        rows = [row for row in tables.get(name, ()) if row["image_id"] in hashes]
+        tables[name] = rows
+    tables["hashes"] = [
+        {"image_id": image, "hash": bytes.fromhex(found)}
+        for image, found in hashes.items()
+    ]
+    return tables
 
 
 def is_simulated(raw: Path) -> bool:
@@ -338,6 +358,7 @@ def finish(
     name: str,
     arguments: dict[str, Any],
     maker: TableMaker,
+    annotated: str,
     more: dict[str, Any],
 ) -> dict[str, Any]:
     """Writes table and fingerprint, and opens the dataset as a reader would."""
@@ -345,7 +366,7 @@ def finish(
     pq.write_table(table, final / "studies.parquet", compression="zstd")
     about = {
         "name": name,
-        "fingerprint": maker.fingerprint(),
+        "fingerprint": maker.fingerprint(annotated),
         "schema_version": records.SCHEMA_VERSION,
         "images": len(maker.digests["images"]),
         "reports": len(maker.digests["reports"]),
@@ -359,7 +380,8 @@ def finish(
     staging.sync(path)
     dataset = records.open_dataset(final)
     rng = np.random.default_rng(0)
-    records.check_joins(dataset, rng.integers(0, table.num_rows, 64))
+    if table.num_rows:
+        records.check_joins(dataset, rng.integers(0, table.num_rows, 64))
     return about
 
 

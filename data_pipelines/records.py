@@ -8,6 +8,7 @@ A prepared dataset is one folder:
     fingerprint.json   schema version, content hash, counts, how it was made
     rejected.csv       what was left out, and why
     warnings.csv       what was kept, and what is odd about it
+    annotations/       side tables, where the source has more to say (annotations.py)
 
 A row number counts through the TFDS splits in the order train, validate, test, shard
 by shard. Images and reports are joined by the row numbers of the study table, which
@@ -215,6 +216,8 @@ class Dataset:
     table: pa.Table
     fingerprint: str
     notice: str = ""  # what whoever uses the data is bound to; or that it is simulated
+    kind: str = "csv"  # the adapter that read it: --dataset of `prepare`
+    for_pretraining: bool = True  # or a set that is there to be evaluated on
 
 
 def find_datasets(data_dir: str | Path) -> list[str]:
@@ -293,10 +296,13 @@ def open_dataset(path: str | Path) -> Dataset:
         table,
         about["fingerprint"],
         about.get("notice", ""),
+        about.get("arguments", {}).get("dataset", "csv"),
+        about.get("for_pretraining", True),
     )
     _check_counts(dataset, about)
+    rows = np.linspace(0, table.num_rows - 1, 8) if table.num_rows else np.zeros(0)
     try:
-        check_joins(dataset, np.linspace(0, table.num_rows - 1, 8).astype(int))
+        check_joins(dataset, rows.astype(int))
     except (IndexError, RuntimeError) as error:
         raise _damaged(path, error) from error
     return dataset

@@ -134,13 +134,18 @@ class TableMaker:
             "report_labels": study.report_labels,
         }
 
-    def fingerprint(self) -> str:
-        """A hash of the contents that no order of writing or reading changes."""
+    def fingerprint(self, annotated: str = "") -> str:
+        """A hash of the contents that no order of writing or reading changes.
+
+        Args:
+          annotated: the hash of the side tables, "" where there are none.
+        """
         made = hashlib.sha256(f"schema {records.SCHEMA_VERSION}".encode())
         for kind in records.FIELDS:
             made.update(f"{kind} {len(self.digests[kind])}".encode())
             for digest in sorted(self.digests[kind]):
                 made.update(digest)
+        made.update(annotated.encode())
         return made.hexdigest()[:32]
 
     def patients(self) -> dict[str, tuple[int, int, int]]:

@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     progress.line(mesh_lib.describe(mesh))
 
     # --- Data and tokenizer -------------------------------------------------------
-    datasets = catalog.open_datasets(args.data, config.data.datasets)
+    datasets = catalog.training_datasets(args.data, config.data.datasets)
     tokenizer = _tokenizer(config, workdir, datasets, is_main)
     run_lib.set_vocab_size(config, tokenizer)
     inputs = TrainInput(

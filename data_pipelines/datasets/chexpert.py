@@ -53,6 +53,7 @@ _PATH = re.compile(
 class Chexpert(StudyBuilder):
     """TFDS builder for CheXpert."""
 
+    FOR_PRETRAINING = True
     DESCRIPTION = "Chest radiographs of Stanford Hospital with 14 labels, 2002-2017."
     NOTICE = (
         "Made from CheXpert (Stanford University Dataset Research Use Agreement): "

@@ -84,6 +84,7 @@ VIEW_OF: dict[str, str] = {
 class CsvFolder(StudyBuilder):
     """TFDS builder for a folder with metadata.csv."""
 
+    FOR_PRETRAINING = True
     DESCRIPTION = "A folder of films and texts described by a metadata.csv."
 
     NOTICE = "The licence and credit of each record stand with it."

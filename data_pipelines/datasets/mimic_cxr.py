@@ -90,6 +90,7 @@ PROBES = 200
 class MimicCxr(StudyBuilder):
     """TFDS builder for MIMIC-CXR-JPG and its reports."""
 
+    FOR_PRETRAINING = True
     DESCRIPTION = "Chest radiographs and reports of one US hospital, 2011-2016."
     NOTICE = (
         "Made from MIMIC-CXR (PhysioNet Credentialed Health Data License): share "

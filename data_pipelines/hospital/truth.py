@@ -10,6 +10,7 @@
 
 import numpy as np
 
+from data_pipelines.annotations import run_lengths
 from data_pipelines.findings import FINDINGS, NOT_GIVEN
 from data_pipelines.hospital.course import progression, resolved
 from data_pipelines.hospital.reports_text import Report
@@ -136,27 +137,6 @@ def boxes_of(
     return boxes
 
 
-def encode_mask(mask_HxW: np.ndarray) -> list[int]:
-    """Run lengths down the columns, the first run of zeros (maybe 0 long).
-
-    Args:
-      mask_HxW: bool.
-
-    Returns:
-      The `counts` of COCO's uncompressed run-length encoding.
-    """
-    flat = np.asarray(mask_HxW, bool).ravel(order="F")
-    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    runs = np.diff([0, *edges.tolist(), flat.size]).tolist()
-    return [0, *runs] if flat.size and flat[0] else runs
-
-
-def decode_mask(counts: list[int], height: int, width: int) -> np.ndarray:
-    """The bool mask [height, width] of `encode_mask`."""
-    values = np.arange(len(counts)) % 2 == 1
-    return np.repeat(values, counts).reshape((height, width), order="F")
-
-
 def film_rows(
     where: dict[str, str], study: Study, masks: dict[int, np.ndarray], report: Report
 ) -> tuple[list[dict], list[dict]]:
@@ -184,7 +164,7 @@ def film_rows(
             "finding": index,
             "name": finding.name,
         }
-        counts = encode_mask(mask_HxW)
+        counts = run_lengths(mask_HxW)
         records.append({**about, "size": [height, width], "counts": counts})
         for x, y, w, h in boxes_of(mask_HxW, finding, where["view"]):
             boxes.append(

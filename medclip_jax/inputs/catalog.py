@@ -67,6 +67,25 @@ class Catalog:
     reports_without_sections: int
 
 
+def training_datasets(
+    data_dir: str | Path | Sequence[Dataset], names: Sequence[str] = ()
+) -> list[Dataset]:
+    """The datasets to train on: those named, else all that are meant for pretraining.
+
+    Raises:
+      UserError: as `open_datasets`; or none is meant for pretraining.
+    """
+    opened = open_datasets(data_dir, names)
+    chosen = opened if names else [d for d in opened if d.for_pretraining]
+    if not chosen:
+        found = ", ".join(dataset.name for dataset in opened)
+        raise UserError(
+            f"only sets for evaluation were found: {found}. To train on one all the "
+            "same, name it: --config.data.datasets"
+        )
+    return chosen
+
+
 def open_datasets(
     data_dir: str | Path | Sequence[Dataset], names: Sequence[str] = ()
 ) -> list[Dataset]:

@@ -59,7 +59,7 @@ class TrainInput:
     ):
         self.options = DataOptions.of(data_config)
         self.seed = seed
-        self._datasets = catalogs.open_datasets(data_dir, self.options.datasets)
+        self._datasets = catalogs.training_datasets(data_dir, self.options.datasets)
         self.catalog = open_catalog(self._datasets, self.options)
         self.view = samplers.make(self.catalog, self.options, seed)
         ratio = self.options.unpaired.texts_per_image
@@ -262,7 +262,7 @@ def make_tokenizer(
     options = DataOptions.of(data_config)
     if options.view == "images":
         return Tokenizer.from_vocabulary(list(wordpiece.SPECIAL_TOKENS))
-    datasets = catalogs.open_datasets(data_dir, options.datasets)
+    datasets = catalogs.training_datasets(data_dir, options.datasets)
     catalog = open_catalog(datasets, options)
     texts = TextStore(datasets, catalog)
     reports = np.flatnonzero(catalog.report_count_R)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import simplejpeg
 
+from data_pipelines.annotations import mask_of_runs, run_lengths
 from data_pipelines.findings import EVAL_FIVE, FINDINGS, NOT_GIVEN
 from data_pipelines.hospital import layouts, simulate, truth
 from data_pipelines.hospital.reports_text import aggregate
@@ -211,7 +212,7 @@ def test_masks_boxes_and_phrases(root, studies):
     masks = {}
     for line in (root / "truth/masks.jsonl").read_text().splitlines():
         mask = json.loads(line)
-        masks[mask["image"], mask["finding"]] = truth.decode_mask(
+        masks[mask["image"], mask["finding"]] = mask_of_runs(
             mask["counts"], *mask["size"]
         )
     boxes = read(root / "truth/boxes.csv")
@@ -239,14 +240,14 @@ def test_masks_boxes_and_phrases(root, studies):
 
 def test_mask_codes_are_cocos():
     mask_HxW = np.array([[0, 1, 1], [0, 1, 0]], bool)
-    assert truth.encode_mask(mask_HxW) == [2, 3, 1]
-    assert truth.encode_mask(~mask_HxW) == [0, 2, 3, 1]
-    assert truth.encode_mask(np.zeros((2, 2), bool)) == [4]
+    assert run_lengths(mask_HxW) == [2, 3, 1]
+    assert run_lengths(~mask_HxW) == [0, 2, 3, 1]
+    assert run_lengths(np.zeros((2, 2), bool)) == [4]
     rng = np.random.default_rng(0)
     for _ in range(20):
         mask_HxW = rng.random((7, 5)) < 0.4
-        counts = truth.encode_mask(mask_HxW)
-        np.testing.assert_array_equal(truth.decode_mask(counts, 7, 5), mask_HxW)
+        counts = run_lengths(mask_HxW)
+        np.testing.assert_array_equal(mask_of_runs(counts, 7, 5), mask_HxW)
 
 
 def test_bilateral_findings_have_a_box_a_side():

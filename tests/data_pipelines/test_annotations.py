@@ -1,0 +1,122 @@
+"""Side tables, masks as strings, and hashes that find copies of a film."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipelines import annotations
+from data_pipelines.annotations import Task
+from data_pipelines.images.hashing import SAME, film_hash, find_copies
+from medclip_jax.errors import UserError
+from tests.data_pipelines.raw_folders import film, jpeg
+
+TASKS = {
+    "covidx": Task("multiclass", ("normal", "pneumonia", "COVID-19")),
+    "nih14": Task("multilabel", ("Hernia", "Mass")),
+}
+CLASSES = [
+    {"task": "covidx", "image_id": "b", "positive": ["normal"]},
+    {"task": "covidx", "image_id": "a", "positive": ["COVID-19"]},
+    {"task": "nih14", "image_id": "a", "positive": [], "uncertain": ["Mass"]},
+]
+PAIR = {
+    "pair_id": "1",
+    "sentence1": "no effusion",
+    "sentence2": "effusion",
+    "label": "contradiction",
+    "subset": "",
+    "split": "test",
+}
+
+
+def test_tables_come_back_as_written(tmp_path):
+    made = annotations.write(
+        tmp_path, {"classes": CLASSES, "sentence_pairs": [PAIR]}, TASKS
+    )
+    rows = annotations.read(tmp_path, "classes").to_pylist()
+    assert {(r["task"], r["image_id"]) for r in rows} == {
+        (r["task"], r["image_id"]) for r in CLASSES
+    }
+    uncertain = next(r for r in rows if r["task"] == "nih14")
+    assert uncertain["uncertain"] == ["Mass"] and uncertain["not_judged"] == []
+    assert annotations.read(tmp_path, "sentence_pairs").to_pylist() == [PAIR]
+    assert annotations.read(tmp_path, "phrases").num_rows == 0
+    assert annotations.read_tasks(tmp_path) == TASKS
+    again = annotations.write(
+        tmp_path / "again",
+        {"classes": CLASSES[::-1], "sentence_pairs": [PAIR]},
+        TASKS,
+    )
+    assert again == made
+    other = [{**CLASSES[0], "positive": ["pneumonia"]}, *CLASSES[1:]]
+    assert (
+        annotations.write(
+            tmp_path / "other", {"classes": other, "sentence_pairs": [PAIR]}, TASKS
+        )
+        != made
+    )
+
+
+def test_nothing_is_written_where_there_is_nothing(tmp_path):
+    assert annotations.write(tmp_path, {"classes": []}, {}) == ""
+    assert not list(tmp_path.iterdir())
+    assert annotations.read_tasks(tmp_path) == {}
+
+
+@pytest.mark.parametrize("positive", [["flu"], [], ["normal", "pneumonia"]])
+def test_a_label_that_the_task_does_not_have_is_refused(tmp_path, positive):
+    row = {"task": "covidx", "image_id": "a", "positive": positive}
+    with pytest.raises(ValueError, match="covidx"):
+        annotations.write(tmp_path, {"classes": [row]}, TASKS)
+
+
+def test_a_damaged_table_names_its_file(tmp_path):
+    annotations.write(tmp_path, {"classes": CLASSES}, TASKS)
+    path = tmp_path / "annotations" / "classes.parquet"
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(UserError, match="classes.parquet is damaged"):
+        annotations.read(tmp_path, "classes")
+
+
+def test_a_mask_as_a_string():
+    mask_HxW = np.zeros((3, 2), bool)
+    mask_HxW[1:, 0] = mask_HxW[0, 1] = True  # down the columns: 0 1 1 1 0 0
+    assert annotations.encode_mask(mask_HxW) == "3x2:1 3 2"
+    for mask in (mask_HxW, ~mask_HxW, np.zeros((4, 5), bool), np.ones((4, 5), bool)):
+        np.testing.assert_array_equal(
+            annotations.decode_mask(annotations.encode_mask(mask)), mask
+        )
+
+
+def test_the_union_of_boxes_stays_inside_the_film():
+    mask_HxW = annotations.box_mask([(1, 1, 2, 1), (-3, 2, 5, 9)], 4, 4)
+    wanted = np.zeros((4, 4), bool)
+    wanted[1, 1:3] = True
+    wanted[2:, :2] = True
+    np.testing.assert_array_equal(mask_HxW, wanted)
+
+
+def test_a_copy_is_found_through_scaling_compression_and_gain():
+    films = [film(seed, 400, 360) for seed in range(20)]
+    rng = np.random.default_rng(0)
+    # Films differ in form, not only in noise.
+    for pixels in films:
+        coarse = Image.fromarray(rng.integers(0, 120, (7, 6), dtype=np.uint8))
+        pixels[:] = pixels // 2 + np.asarray(coarse.resize((360, 400))) // 2
+    copies = []
+    for pixels in films[:5]:
+        small = np.asarray(Image.fromarray(pixels).resize((270, 300)))
+        copies.append(np.clip(small * 0.9 + 5, 0, 255).astype(np.uint8))
+    hashes = [film_hash(jpeg(pixels)) for pixels in films]
+    again = [film_hash(jpeg(pixels, quality=60)) for pixels in copies]
+    assert find_copies(again, hashes) == [(i, i) for i in range(5)]
+    assert all(len(found) == 32 for found in hashes)
+    nearest = min(
+        int(
+            np.unpackbits(np.frombuffer(a, np.uint8) ^ np.frombuffer(b, np.uint8)).sum()
+        )
+        for i, a in enumerate(hashes)
+        for b in hashes[i + 1 :]
+    )
+    assert nearest > SAME
+    assert find_copies([], hashes) == find_copies(hashes, []) == []
