@@ -263,7 +263,8 @@ def side_tables(scan: Scan, done: list) -> dict[str, list[dict]]:
 
 def is_simulated(raw: Path) -> bool:
     """Whether the raw folder was written by `medclip-jax simulate`."""
-    return any((folder / "simulation.json").is_file() for folder in (raw, raw.parent))
+    folders = (raw, *raw.parents[:2])
+    return any((folder / "simulation.json").is_file() for folder in folders)
 
 
 def relicense(scan: Scan) -> None:

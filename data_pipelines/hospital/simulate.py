@@ -16,7 +16,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_pipelines.findings import FINDINGS
-from data_pipelines.hospital import tables
+from data_pipelines.hospital import benchmarks, tables
+from data_pipelines.hospital.benchmarks import DERIVED, LAYOUTS
 from data_pipelines.hospital.course import MAX_PATIENTS
 from data_pipelines.hospital.writer import TABLES, Settings, write_patient
 from medclip_jax.errors import UserError
@@ -80,6 +81,14 @@ def parser() -> argparse.ArgumentParser:
         default=0.05,
         help="of patients (default 0.05)",
     )
+    add(
+        "--benchmarks",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also the sets that models are judged on, each with N patients, in their "
+        f"own layouts: {', '.join((*LAYOUTS, *DERIVED))} (default 0: none)",
+    )
     add("--quality", type=int, default=95, help="of the JPEGs (default 95)")
     add("--jobs", type=int, default=None, help="processes (default: one a core)")
     return out
@@ -104,6 +113,7 @@ def read_settings(options: argparse.Namespace) -> Settings:
         "test_fraction": (0.0, 1.0),
         "validate_fraction": (0.0, 1.0),
         "quality": (1, 100),
+        "benchmarks": (0, 99_999),
     }
     for name, (low, high) in ranges.items():
         value = getattr(options, name)
@@ -140,6 +150,7 @@ def main(argv: list[str] | None = None) -> int:
     films = write_parts(root, settings, jobs)
     print("Writing the tables ...", flush=True)
     counts = tables.write_tables(root, read_parts(root, settings))
+    write_benchmarks(root, settings)
     tables.write_readmes(root, settings)
     write_record(root, settings, complete=True)
     shutil.rmtree(root / PARTS)
@@ -215,6 +226,7 @@ def _write_whole(path: Path, text: str) -> None:
 def check_space(root: Path, settings: Settings) -> None:
     """Refuses a simulation that the disk cannot hold."""
     films = 4.3 * (settings.patients + settings.chexpert_patients)
+    films += 1.5 * len(LAYOUTS) * settings.benchmarks
     needed = films * (0.45 * 1.2 * settings.size**2 + 8192)
     free = shutil.disk_usage(root).free
     if needed > free:
@@ -229,7 +241,11 @@ def check_space(root: Path, settings: Settings) -> None:
 
 def part_list(settings: Settings) -> list[tuple[str, int, int]]:
     """(dataset, first patient, last patient + 1) of every part, in order."""
-    totals = {"mimic_cxr": settings.patients, "chexpert": settings.chexpert_patients}
+    totals = {
+        "mimic_cxr": settings.patients,
+        "chexpert": settings.chexpert_patients,
+        **dict.fromkeys(LAYOUTS, settings.benchmarks),
+    }
     return [
         (dataset, first, min(first + PATIENTS_A_PART, total))
         for dataset, total in totals.items()
@@ -244,6 +260,8 @@ def part_path(root: Path, part: tuple[str, int, int]) -> Path:
 def write_part(root: Path, settings: Settings, part: tuple[str, int, int]) -> int:
     """Writes the patients of a part, then their rows; the number of films."""
     dataset, first, last = part
+    if dataset in LAYOUTS:
+        return write_benchmark_part(root, settings, part)
     rows: dict[str, list[dict]] = {name: [] for name in TABLES}
     for number in range(first, last):
         for name, more in write_patient(root, settings, dataset, number).items():
@@ -251,6 +269,39 @@ def write_part(root: Path, settings: Settings, part: tuple[str, int, int]) -> in
     films = sum(len(study["images"]) for study in rows["studies"])
     _write_whole(part_path(root, part), json.dumps(rows))
     return films
+
+
+def write_benchmark_part(
+    root: Path, settings: Settings, part: tuple[str, int, int]
+) -> int:
+    """The same for a set of `benchmarks/`."""
+    name, first, last = part
+    folder = root / benchmarks.FOLDER / name
+    folder.mkdir(parents=True, exist_ok=True)
+    layout = benchmarks.module(name)
+    rows: dict[str, list[dict]] = {}
+    for number in range(first, last):
+        for table, more in layout.write_patient(folder, settings, number).items():
+            rows.setdefault(table, []).extend(more)
+    _write_whole(part_path(root, part), json.dumps(rows))
+    return last - first
+
+
+def write_benchmarks(root: Path, settings: Settings) -> None:
+    """Writes the tables of the sets of `benchmarks/`."""
+    if not settings.benchmarks:
+        return
+    for name in LAYOUTS:
+        rows: dict[str, list[dict]] = {}
+        for part in read_parts(root, settings, (name,)):
+            for table, more in part.items():
+                rows.setdefault(table, []).extend(more)
+        folder = root / benchmarks.FOLDER / name
+        benchmarks.module(name).write_tables(folder, settings, rows)
+    for name in DERIVED if settings.patients else ():
+        folder = root / benchmarks.FOLDER / name
+        folder.mkdir(parents=True, exist_ok=True)
+        benchmarks.module(name).write_tables(folder, settings, root)
 
 
 def write_parts(root: Path, settings: Settings, jobs: int) -> int:
@@ -293,10 +344,15 @@ def _run(root, settings, todo, jobs) -> Iterator[tuple[tuple[str, int, int], int
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def read_parts(root: Path, settings: Settings) -> Iterator[dict[str, list[dict]]]:
-    """The rows of each part, in the order of the patients."""
+def read_parts(
+    root: Path,
+    settings: Settings,
+    datasets: tuple[str, ...] = ("mimic_cxr", "chexpert"),
+) -> Iterator[dict[str, list[dict]]]:
+    """The rows of each part of some datasets, in the order of the patients."""
     for part in part_list(settings):
-        yield json.loads(part_path(root, part).read_text("utf-8"))
+        if part[0] in datasets:
+            yield json.loads(part_path(root, part).read_text("utf-8"))
 
 
 def print_summary(
@@ -324,6 +380,10 @@ def print_summary(
     for layout in ("mimic-cxr", "chexpert"):
         if (root / layout).exists():
             print(f"  --dataset {layout.replace('-', '_')} --raw {root / layout}")
+    for name in (*LAYOUTS, *DERIVED):
+        folder = root / benchmarks.FOLDER / name
+        if folder.exists():
+            print(f"  --dataset {name} --raw {folder}")
 
 
 if __name__ == "__main__":

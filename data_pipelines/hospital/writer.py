@@ -45,6 +45,7 @@ class Settings:
       difficulty: 0..1, see `draw_patient` and `render`.
       test_fraction, validate_fraction: of the patients.
       quality: of the JPEGs, 1..100.
+      benchmarks: number of patients of each set of `benchmarks/`.
     """
 
     patients: int
@@ -56,6 +57,7 @@ class Settings:
     test_fraction: float
     validate_fraction: float
     quality: int
+    benchmarks: int = 0
 
 
 def split_of(settings: Settings, dataset: str, number: int) -> str:
