@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
@@ -24,7 +25,7 @@ Normalize = Callable[[jax.Array], jax.Array]
 SCORE_BLOCK = 512
 """Rows and columns scored at a time by a method that compares joint vectors alone."""
 
-LOCAL_FIELDS = ("patches_BxPxC", "words_BxTxC", "word_mask_BxT")
+LOCAL_FIELDS = ("patches_BxPxC", "local_BxPxD", "words_BxTxC", "word_mask_BxT")
 
 
 class Tokenizer(Protocol):
@@ -68,6 +69,8 @@ class Embedder:
       batch_size: films or texts at a time; rounded up to a multiple of the devices.
       progress: whether to show a bar on stderr.
       between: called between batches; may raise to stop, as on preemption.
+      signature: names all of the above that an embedding depends on, for features
+        that are kept on disk.
     """
 
     def __init__(
@@ -79,9 +82,11 @@ class Embedder:
         batch_size: int = 64,
         progress: bool = False,
         between: Callable[[], None] | None = None,
+        signature: str = "",
     ):
         devices = jax.device_count()
         self.batch_size = -(-batch_size // devices) * devices
+        self.signature = signature
         self._method = method
         self._tokenizer = tokenizer
         self._text_length = text_length
@@ -92,7 +97,11 @@ class Embedder:
         self._compiled: dict[tuple[str, Mesh], Callable] = {}
 
     def films(
-        self, variables: Variables, batches: Iterable[np.ndarray], label: str = "films"
+        self,
+        variables: Variables,
+        batches: Iterable[np.ndarray],
+        label: str = "films",
+        patches: bool = False,
     ) -> ImageEmbedding:
         """Embeds a stream of films.
 
@@ -100,12 +109,17 @@ class Embedder:
           variables: of the method.
           batches: arrays uint8 [b, H, W, 1] of any b.
           label: what the progress bar says.
+          patches: whether local features are given too, in float32: they take much
+            more room.
 
         Returns:
           Host arrays, one row a film in the order given.
         """
         return self._in_batches(
-            self._embed_films, variables, rebatch(batches, self.batch_size), label
+            self._embed_patches if patches else self._embed_films,
+            variables,
+            rebatch(batches, self.batch_size),
+            label,
         )
 
     def texts(
@@ -160,6 +174,14 @@ class Embedder:
     def _embed_films(self, variables: Variables, films_BxHxWx1: jax.Array):
         films = {"current_BxHxWx3": self._normalize(films_BxHxWx1)}
         return self._kept(self._method.embed_images(variables, films))
+
+    def _embed_patches(self, variables: Variables, films_BxHxWx1: jax.Array):
+        films = {"current_BxHxWx3": self._normalize(films_BxHxWx1)}
+        images = self._method.embed_images(variables, films)
+        if images.patches_BxPxC is None:
+            return images
+        patches_BxPxC = images.patches_BxPxC.astype(jnp.float32)
+        return images.replace(patches_BxPxC=patches_BxPxC)
 
     def _embed_texts(self, variables: Variables, texts: Mapping[str, jax.Array]):
         return self._kept(self._method.embed_texts(variables, texts))

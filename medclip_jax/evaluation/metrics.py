@@ -1,18 +1,17 @@
 """Metrics on host arrays, and their intervals from a bootstrap over patients.
 
-A statistic that is to have an interval is written as a function of film weights
-W [R, N] (how often the resample r holds film n), so that all resamples are computed at
-once; weights of one give the point value.
+A statistic that is to have an interval is a function of unit weights W [R, N] (how
+often the resample r holds unit n: a film, a phrase, a query), so that all resamples
+are computed at once; weights of one give the point value. It is also plain arrays, so
+that two checkpoints can be compared later on the same resamples (`compare.py`).
 """
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from sklearn import metrics as sk
-
-Statistic = Callable[[np.ndarray], np.ndarray]
-"""Film weights [R, N] -> values [R]; NaN where a resample cannot give one."""
 
 Strings = Sequence[str] | np.ndarray
 """Ids, as a list of str or an array of them."""
@@ -140,49 +139,160 @@ def rank_summary(ranks: np.ndarray, ks: Sequence[int]) -> dict[str, float]:
     return summary | {f"recall_at_{k}": float(np.mean(ranks < k)) for k in ks}
 
 
-def mean_statistic(values: np.ndarray) -> Statistic:
-    """The weighted mean of one value a film, such as whether it was right."""
-    values = np.asarray(values, np.float64)
+@dataclass(frozen=True)
+class Mean:
+    """The weighted mean of one value a unit, such as whether it was right.
 
-    def statistic(weights_RxN: np.ndarray) -> np.ndarray:
-        total = weights_RxN.sum(axis=1)
+    Attributes:
+      values: float [K].
+      rows: int [K], the units that have one; None is all, in order.
+    """
+
+    values: np.ndarray
+    rows: np.ndarray | None = None
+
+    def __call__(self, weights_RxN: np.ndarray) -> np.ndarray:
+        weights_RxK = _of_rows(weights_RxN, self.rows)
         with np.errstate(invalid="ignore"):
-            return weights_RxN @ values / total
+            values_K = np.asarray(self.values, np.float64)
+            return weights_RxK @ values_K / weights_RxK.sum(axis=1)
 
-    return statistic
 
-
-def auroc_statistic(positive: np.ndarray, scores: np.ndarray) -> Statistic:
+@dataclass(frozen=True)
+class Auroc:
     """The weighted area under the ROC curve, ties counting one half.
 
-    Args:
-      positive: bool [N].
-      scores: float [N].
+    Attributes:
+      positive: bool [K].
+      scores: float [K].
+      rows: int [K], the units that they are of; None is all, in order.
     """
-    order = np.argsort(scores, kind="stable")
-    ranked = np.asarray(scores)[order]
-    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
-    is_positive = np.asarray(positive, bool)[order]
 
-    def statistic(weights_RxN: np.ndarray) -> np.ndarray:
-        ordered = weights_RxN[:, order]
-        up = np.add.reduceat(ordered * is_positive, starts, axis=1)
-        down = np.add.reduceat(ordered * ~is_positive, starts, axis=1)
-        below = np.cumsum(down, axis=1) - down
-        wins = (up * (below + down / 2)).sum(axis=1)
+    positive: np.ndarray
+    scores: np.ndarray
+    rows: np.ndarray | None = None
+
+    def __call__(self, weights_RxN: np.ndarray) -> np.ndarray:
+        ups, downs = _by_score(self, weights_RxN)
+        below = np.cumsum(downs, axis=1) - downs
+        wins = (ups * (below + downs / 2)).sum(axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
-            return wins / (up.sum(axis=1) * down.sum(axis=1))
-
-    return statistic
+            return wins / (ups.sum(axis=1) * downs.sum(axis=1))
 
 
-def mean_of(statistics: Sequence[Statistic]) -> Statistic:
+@dataclass(frozen=True)
+class AveragePrecision:
+    """The weighted area under the precision-recall steps; attributes as of `Auroc`."""
+
+    positive: np.ndarray
+    scores: np.ndarray
+    rows: np.ndarray | None = None
+
+    def __call__(self, weights_RxN: np.ndarray) -> np.ndarray:
+        ups, downs = (part[:, ::-1] for part in _by_score(self, weights_RxN))
+        hits, misses = np.cumsum(ups, axis=1), np.cumsum(downs, axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            precision = np.nan_to_num(hits / (hits + misses))
+            return (ups * precision).sum(axis=1) / ups.sum(axis=1)
+
+
+@dataclass(frozen=True)
+class MacroF1:
+    """The mean F1 over classes; a class never met and never predicted has 0.
+
+    Attributes:
+      truth, predicted: int [N].
+      classes: how many classes there are.
+    """
+
+    truth: np.ndarray
+    predicted: np.ndarray
+    classes: int
+
+    def __call__(self, weights_RxN: np.ndarray) -> np.ndarray:
+        total = np.zeros(len(weights_RxN))
+        for c in range(self.classes):
+            true, told = self.truth == c, self.predicted == c
+            hits = weights_RxN @ (true & told).astype(np.float64)
+            both = weights_RxN @ (true.astype(np.float64) + told)
+            total += np.divide(2 * hits, both, out=np.zeros_like(hits), where=both > 0)
+        return total / self.classes
+
+
+@dataclass(frozen=True)
+class MeanOf:
     """The plain mean of several statistics, such as one AUROC a class."""
 
-    def statistic(weights_RxN: np.ndarray) -> np.ndarray:
-        return np.mean([each(weights_RxN) for each in statistics], axis=0)
+    parts: Sequence["Mean | Auroc | AveragePrecision | MacroF1 | MeanOf"]
 
-    return statistic
+    def __call__(self, weights_RxN: np.ndarray) -> np.ndarray:
+        return np.mean([part(weights_RxN) for part in self.parts], axis=0)
+
+
+Statistic = Mean | Auroc | AveragePrecision | MacroF1 | MeanOf
+"""Unit weights [R, N] -> values [R]; NaN where a resample cannot give one."""
+
+
+def macro_recall(truth: np.ndarray, predicted: np.ndarray, classes: int) -> MeanOf:
+    """The mean over classes of the share of a class's units that were named right.
+
+    Also called macro or balanced accuracy. Classes that `truth` (int [N]) does not
+    have are left out.
+    """
+    right = (truth == predicted).astype(np.float64)
+    members = [np.flatnonzero(truth == c) for c in range(classes)]
+    return MeanOf([Mean(right[rows], rows) for rows in members if len(rows)])
+
+
+def to_arrays(statistic: Statistic, prefix: str = "") -> dict[str, np.ndarray]:
+    """A statistic as named arrays, for an npz file; `from_arrays` reads them."""
+    made = {f"{prefix}kind": np.array(type(statistic).__name__)}
+    if isinstance(statistic, MeanOf):
+        for place, part in enumerate(statistic.parts):
+            made |= to_arrays(part, f"{prefix}{place}/")
+        return made | {f"{prefix}parts": np.array(len(statistic.parts))}
+    for field in dataclasses.fields(statistic):
+        value = getattr(statistic, field.name)
+        if value is not None:
+            made[prefix + field.name] = np.asarray(value)
+    return made
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray], prefix: str = "") -> Statistic:
+    """The statistic of `to_arrays`."""
+    kind = str(arrays[f"{prefix}kind"])
+    if kind == "MeanOf":
+        count = int(arrays[f"{prefix}parts"])
+        return MeanOf([from_arrays(arrays, f"{prefix}{i}/") for i in range(count)])
+    made = {"Mean": Mean, "Auroc": Auroc, "AveragePrecision": AveragePrecision}
+    if kind == "MacroF1":
+        return MacroF1(
+            arrays[prefix + "truth"],
+            arrays[prefix + "predicted"],
+            int(arrays[prefix + "classes"]),
+        )
+    names = [field.name for field in dataclasses.fields(made[kind])]
+    return made[kind](**{n: arrays[prefix + n] for n in names if prefix + n in arrays})
+
+
+def _of_rows(weights_RxN: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
+    return weights_RxN if rows is None else weights_RxN[:, rows]
+
+
+def _by_score(
+    of: Auroc | AveragePrecision, weights_RxN: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weight of positive and of negative units at each score, lowest score first."""
+    scores = np.asarray(of.scores)
+    order = np.argsort(scores, kind="stable")
+    ranked = scores[order]
+    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
+    positive = np.asarray(of.positive, bool)[order]
+    ordered = _of_rows(weights_RxN, of.rows)[:, order]
+    return (
+        np.add.reduceat(ordered * positive, starts, axis=1),
+        np.add.reduceat(ordered * ~positive, starts, axis=1),
+    )
 
 
 def bootstrap(

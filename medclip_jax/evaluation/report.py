@@ -60,8 +60,8 @@ class Section:
 
     title: str
     text: str
-    pictures: Sequence[Picture] = ()
-    queries: Sequence[Query] = ()
+    pictures: list[Picture] = field(default_factory=list)
+    queries: list[Query] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,12 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from medclip_jax.errors import UserError
+import numpy as np
+
 from medclip_jax.evaluation import metrics
-
-PROTOCOLS: tuple[str, ...] = (
-    "zero_shot_five",
-    "zero_shot_findings",
-    "retrieval_image_to_text",
-    "retrieval_text_to_image",
-    "retrieval_exact",
-)
-"""What can be asked for; rows may add a suffix after a slash."""
 
 _ALWAYS = (
     "protocol",
@@ -31,11 +23,25 @@ _ALWAYS = (
 
 
 @dataclass(frozen=True)
+class Sample:
+    """What a figure was computed from.
+
+    Attributes:
+      statistic: of the trained network.
+      patients, units: N strings each, the patient and the id of each unit.
+    """
+
+    statistic: metrics.Statistic
+    patients: np.ndarray
+    units: np.ndarray
+
+
+@dataclass(frozen=True)
 class Row:
     """One figure.
 
     Attributes:
-      protocol: one of PROTOCOLS, or one with a suffix such as "/Edema".
+      protocol: a protocol, or one with a suffix such as "/Edema".
       dataset: the data set it was measured on.
       metric: "accuracy", "auroc", "precision_at_5", ...
       value: the figure of the trained network.
@@ -46,7 +52,9 @@ class Row:
       std: over prompt draws.
       pixels_logistic: logistic regression on 16 x 16 pixels, same films.
       supervised: a network trained on the labels, same films.
+      imagenet: the image tower with ImageNet weights, same films.
       note: one line that the reader of the figure needs.
+      sample: what it was computed from, where it has an interval.
     """
 
     protocol: str
@@ -61,64 +69,55 @@ class Row:
     std: float | None = None
     pixels_logistic: float | None = None
     supervised: float | None = None
+    imagenet: float | None = None
     note: str = ""
+    sample: Sample | None = field(default=None, repr=False, compare=False)
 
     def as_json(self) -> dict:
         """A dict of plain values; NaN becomes None, optional fields only when set."""
         plain = {}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+        for name in (f.name for f in dataclasses.fields(self) if f.name != "sample"):
+            value = getattr(self, name)
             if isinstance(value, float):
                 value = float(value) if math.isfinite(value) else None
-            if field.name in _ALWAYS or value not in (None, ""):
-                plain[field.name] = value
+            if name in _ALWAYS or value not in (None, ""):
+                plain[name] = value
         return plain
-
-
-def select_protocols(wanted: str) -> tuple[str, ...]:
-    """Protocols whose names begin with one of the comma-separated words.
-
-    Raises:
-      UserError: for a word that no protocol begins with.
-    """
-    chosen: set[str] = set()
-    for word in filter(None, (part.strip() for part in wanted.split(","))):
-        hits = [name for name in PROTOCOLS if name.startswith(word)]
-        if not hits:
-            raise UserError(
-                f"--protocols: no protocol begins with {word!r}; the protocols are "
-                f"{', '.join(PROTOCOLS)}"
-            )
-        chosen.update(hits)
-    if not chosen:
-        raise UserError(f"--protocols names none; there are {', '.join(PROTOCOLS)}")
-    return tuple(name for name in PROTOCOLS if name in chosen)
 
 
 def measured(
     protocol: str,
     dataset: str,
     metric: str,
-    both: Sequence[metrics.Statistic],
+    of: Mapping[str, metrics.Statistic],
     patients: metrics.Strings,
     chance: float,
     *,
+    units: metrics.Strings | None = None,
     seed: int = 0,
     std: float | None = None,
     note: str = "",
 ) -> Row:
-    """A row from the trained and the untrained statistic on the same films.
+    """A row from the same statistic of several networks on the same units.
 
     Args:
       protocol, dataset, metric, chance, std, note: as in `Row`.
-      both: statistic of the trained and of the untrained network, as functions of
-        film weights.
-      patients: patient id of each film, for the bootstrap.
+      of: network ("trained", and any of "untrained", "imagenet", "supervised") to its
+        statistic.
+      patients: patient id of each unit, for the bootstrap.
+      units: id of each unit (a film, a phrase, a pair), by which two checkpoints are
+        compared; by default its patient and position.
       seed: seed of the bootstrap.
     """
-    trained, untrained = both
+    trained = of["trained"]
     interval = metrics.bootstrap(trained, patients, seed)
-    before = metrics.bootstrap(untrained, patients, samples=0)
+    others = {
+        name: metrics.bootstrap(statistic, patients, samples=0).value
+        for name, statistic in of.items()
+        if name != "trained"
+    }
+    if units is None:
+        units = [f"{patient} {place}" for place, patient in enumerate(patients)]
     return Row(
         protocol,
         dataset,
@@ -126,9 +125,12 @@ def measured(
         interval.value,
         len(patients),
         chance,
-        before.value,
+        others.get("untrained"),
         interval.low,
         interval.high,
         std=std,
+        supervised=others.get("supervised"),
+        imagenet=others.get("imagenet"),
         note=note,
+        sample=Sample(trained, np.asarray(patients), np.asarray(units)),
     )

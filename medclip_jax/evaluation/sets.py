@@ -1,25 +1,30 @@
-"""What the protocols are given, how they are to measure, and what they return."""
+"""What is judged: films, texts and annotations, as the protocols see them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from medclip_jax.evaluation import five_class, prompts, zero_shot
-from medclip_jax.evaluation.embedding import Embedder
-from medclip_jax.evaluation.rows import PROTOCOLS, Row
-from medclip_jax.methods.interface import Variables
+from data_pipelines.annotations import Task
 
 
 @dataclass(frozen=True)
 class Films:
-    """The films of one data set and split.
+    """The films of one data set, of all its splits.
 
     Attributes:
       name: of the data set.
-      ids, patients, studies, views: N strings each.
-      labels_Nx14: int codes.
+      ids, patients, studies, views, splits: N strings each.
+      labels_Nx14: int codes of the 14 findings.
       read: positions -> arrays uint8 [b, H, W, 1], in that order.
+      record: position -> the stored record without its pixels: `boxes` float [K, 4]
+        (x, y, width, height) and `masks` (strings) in the frame of `original_height`
+        x `original_width` pixels.
+      kind: what adapter read it: "rsna", "mimic_cxr", "csv", ...
+      fingerprint: of the data set.
+      tasks: the questions that the source answers of its films.
+      classes: task to what it says of each film.
     """
 
     name: str
@@ -29,6 +34,37 @@ class Films:
     views: np.ndarray
     labels_Nx14: np.ndarray
     read: Callable[[np.ndarray], Iterator[np.ndarray]]
+    splits: np.ndarray
+    record: Callable[[int], Mapping[str, Any]]
+    kind: str = "csv"
+    fingerprint: str = ""
+    tasks: Mapping[str, Task] = field(default_factory=dict)
+    classes: Mapping[str, "Judged"] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def where(self, split: str) -> np.ndarray:
+        """Positions of the films of a split, ascending."""
+        return np.flatnonzero(self.splits == split)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a source says of its films for one task with C labels.
+
+    Attributes:
+      films: int [K], positions of the films that were judged, ascending.
+      codes_KxC: int8: 1 positive, 0 negative, -1 uncertain, -2 not judged.
+    """
+
+    films: np.ndarray
+    codes_KxC: np.ndarray
+
+    def of(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Those of some films that were judged, and their codes [k, C]."""
+        kept = positions[np.isin(positions, self.films)]
+        return kept, self.codes_KxC[np.searchsorted(self.films, kept)]
 
 
 @dataclass(frozen=True)
@@ -48,68 +84,10 @@ class Sentences:
 
 
 @dataclass(frozen=True)
-class Networks:
-    """The network and itself before its first step."""
-
-    embedder: Embedder
-    trained: Variables
-    untrained: Variables
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to measure; see the command line for what each means."""
-
-    protocols: Sequence[str] = PROTOCOLS
-    per_class: int = 200
-    minimum: int = 10
-    rule: str = "loose"
-    uncertain: str = "disqualify"
-    frontal: bool = True
-    by_view: bool = False
-    prompts_per_class: int = prompts.DEFAULT_PER_CLASS
-    draws: int = zero_shot.DRAWS
-    pooling: str = "mean"
-    not_given: str = "zero"
-    max_films: int = 2000
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class FiveResult:
-    """What the pictures of the five-class protocol need.
-
-    Attributes:
-      scores: float [N, 5] of the trained network, the mean over prompt draws.
-      recall, untrained_recall: share named right by class, the mean over draws.
-    """
-
-    scores: np.ndarray
-    recall: list[float]
-    untrained_recall: list[float]
-
-
-@dataclass
-class Result:
-    """What was measured on one data set.
-
-    Attributes:
-      name: of the data set.
-      rows: the figures.
-      skipped: protocol to reason.
-      chosen: the five-class set; None where the split gives none.
-      five: what was seen in its films, where that was asked for.
-      embeddings: joint vectors of those films, untrained and trained.
-      found: for each class, a query sentence's position in the sentences and the
-        positions of the films it finds, best first.
-    """
+class Table:
+    """A side table (`data_pipelines.annotations`): its rows, and where it is from."""
 
     name: str
-    rows: list[Row] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)
-    chosen: five_class.FiveClassSet | None = None
-    five: FiveResult | None = None
-    embeddings: dict[str, np.ndarray] = field(default_factory=dict)
-    found: dict[str, tuple[int, np.ndarray]] = field(default_factory=dict)
-    films: int = 0
-    patients: int = 0
+    kind: str
+    fingerprint: str
+    rows: Sequence[Mapping[str, Any]]

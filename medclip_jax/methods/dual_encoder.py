@@ -125,7 +125,15 @@ class DualEncoder:
     def embed_images(
         self, variables: Variables, films: Mapping[str, jax.Array]
     ) -> ImageEmbedding:
-        return self._encode_images(variables, films, None, train=False)[0]
+        images = self._encode_images(variables, films, None, train=False)[0]
+        # A patch goes through the head as the pooled feature does. Of a linear head
+        # on a mean this takes the joint vector apart exactly (Zhou et al. 2016, class
+        # activation maps); BioViL's inference does the same with its MLP.
+        local_BxPxD: Any = self.image_head.apply(
+            {"params": variables["params"]["image"]["projection"]},
+            images.patches_BxPxC,
+        )
+        return images.replace(local_BxPxD=l2_normalize(local_BxPxD))
 
     def embed_texts(
         self, variables: Variables, texts: Mapping[str, jax.Array]
@@ -203,6 +211,7 @@ class DualEncoder:
             features.trunk_BxF.astype(jnp.float32),
             l2_normalize(joint_BxD),
             features.patches_BxPxC,
+            grid=features.grid,
         )
         return embedding, state
 
@@ -230,11 +239,11 @@ class DualEncoder:
         return embedding, state
 
 
-def l2_normalize(rows_BxD: jax.Array) -> jax.Array:
-    """Rows of length 1, float32; a zero row stays zero and its gradient finite."""
-    rows_BxD = rows_BxD.astype(jnp.float32)
-    square = (rows_BxD * rows_BxD).sum(-1, keepdims=True)
-    return rows_BxD * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+def l2_normalize(vectors: jax.Array) -> jax.Array:
+    """Vectors [..., D] of length 1, float32; a zero one stays zero, its gradient finite."""
+    vectors = vectors.astype(jnp.float32)
+    square = (vectors * vectors).sum(-1, keepdims=True)
+    return vectors * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 
 
 def joint(

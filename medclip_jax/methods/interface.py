@@ -42,12 +42,18 @@ class ImageEmbedding:
     """Attributes:
     trunk_BxF: before any projection; for probes and fine-tuning.
     joint_BxD: L2-normalised float32 in the joint space; None where there is none.
-    patches_BxPxC: local features; None where the method has none.
+    patches_BxPxC: the trunk's last feature map, row by row, before any projection;
+      None where the method has none.
+    local_BxPxD: the patches in the joint space, L2-normalised float32; None where
+      there is none.
+    grid: height and width of the map in patches; their product is P.
     """
 
     trunk_BxF: jax.Array
     joint_BxD: jax.Array | None = None
     patches_BxPxC: jax.Array | None = None
+    local_BxPxD: jax.Array | None = None
+    grid: tuple[int, int] = flax.struct.field(pytree_node=False, default=(0, 0))
 
 
 @flax.struct.dataclass

@@ -86,7 +86,10 @@ class Supervised:
             keys_B=keys.images_N if keys else None,
         )
         embedding = ImageEmbedding(
-            features.trunk_BxF.astype(jnp.float32), None, features.patches_BxPxC
+            features.trunk_BxF.astype(jnp.float32),
+            None,
+            features.patches_BxPxC,
+            grid=features.grid,
         )
         state = {name: {"image": value} for name, value in state.items()}
         return Features(embedding), state

@@ -1,0 +1,47 @@
+"""The protocols by name, in the order of the report."""
+
+import importlib
+from types import ModuleType
+
+from medclip_jax.errors import UserError
+
+_ROOM = "medclip_jax.evaluation"
+
+PROTOCOLS: dict[str, str] = {
+    "zero_shot_five": "zero_shot_five",
+    "zero_shot_findings": "zero_shot_findings",
+    "retrieval_image_to_text": "retrieval_by_class",
+    "retrieval_text_to_image": "retrieval_by_class",
+    "retrieval_exact": "retrieval_exact",
+}
+"""Name to module; rows may add a suffix to the name after a slash."""
+
+
+def module_of(name: str) -> ModuleType:
+    """The module of a protocol, or of a row's protocol with its suffix."""
+    return importlib.import_module(f"{_ROOM}.{PROTOCOLS[name.split('/')[0]]}")
+
+
+def select(wanted: str) -> tuple[str, ...]:
+    """Protocols whose names begin with one of the comma-separated words.
+
+    Args:
+      wanted: beginnings of names, or "all".
+
+    Raises:
+      UserError: for a word that no protocol begins with.
+    """
+    if wanted.strip() == "all":
+        return tuple(PROTOCOLS)
+    chosen: set[str] = set()
+    for word in filter(None, (part.strip() for part in wanted.split(","))):
+        hits = [name for name in PROTOCOLS if name.startswith(word)]
+        if not hits:
+            raise UserError(
+                f"--protocols: no protocol begins with {word!r}; the protocols are "
+                f"{', '.join(PROTOCOLS)}, or all"
+            )
+        chosen.update(hits)
+    if not chosen:
+        raise UserError(f"--protocols names none; there are {', '.join(PROTOCOLS)}")
+    return tuple(name for name in PROTOCOLS if name in chosen)
