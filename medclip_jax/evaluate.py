@@ -1,11 +1,10 @@
 """Evaluation: checkpoint -> films and texts -> protocols -> report. Read downwards.
 
-Everything is measured twice, on the checkpoint and on the same network before its
-first step, over the same films.
+Everything is measured beside the same network before its first step, on the same
+films, and every film goes through each network once.
 """
 
 import argparse
-import functools
 import logging
 import sys
 import time
@@ -18,23 +17,30 @@ import jax
 import numpy as np
 
 from data_pipelines.records import Dataset
-from medclip_jax import __version__, cli, evaluate_options
+from medclip_jax import __version__, cli, evaluate_networks, evaluate_options
 from medclip_jax import run as run_lib
 from medclip_jax.errors import UserError
 from medclip_jax.evaluate_data import (
     check_prompts,
     is_simulated,
-    is_training_data,
     load_films,
     load_sentences,
+    load_tables,
+    same_as_training,
 )
-from medclip_jax.evaluation import baselines, five_class, prompts, report, sections
-from medclip_jax.evaluation.embedding import Embedder
-from medclip_jax.evaluation.rows import Row, select_protocols
-from medclip_jax.evaluation.sets import Films, Networks, Options, Result, Sentences
-from medclip_jax.evaluation.suite import measure
-from medclip_jax.inputs import augment, catalog
-from medclip_jax.methods.interface import ClassifiesFilms
+from medclip_jax.evaluation import (
+    baselines,
+    prompts,
+    protocols,
+    report,
+    sections,
+    suite,
+    zero_shot_five,
+)
+from medclip_jax.evaluation.protocol import Bench, Options
+from medclip_jax.evaluation.rows import Row
+from medclip_jax.evaluation.sets import Films
+from medclip_jax.inputs import catalog
 
 log = logging.getLogger(__name__)
 
@@ -47,80 +53,37 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's lines on opening
     started = time.perf_counter()
-    protocols = select_protocols(args.protocols)
+    wanted = protocols.select(args.protocols)
     evaluate_options.check(args)
 
     # --- Checkpoint ---------------------------------------------------------------
     run = run_lib.open_run(args.workdir, args.step)
-    if not hasattr(run.method, "embed_texts"):
-        raise UserError(
-            f"{args.workdir} holds a run of method {run.config.method!r}, which reads "
-            "no text; these protocols need a method with a text tower. A supervised "
-            "run is the ceiling of another one: --ceiling"
-        )
-    ceiling = open_ceiling(args.ceiling) if args.ceiling else None
+    ceiling = evaluate_networks.open_supervised(args.ceiling) if args.ceiling else None
     _say(f"checkpoint of step {run.step} from {args.workdir}, {jax.device_count()} "
          f"{jax.devices()[0].platform} device(s)")  # fmt: skip
 
-    # --- Films, sentences, and whether training saw a prompt ----------------------
+    # --- Data, and whether training saw a prompt ----------------------------------
     datasets = catalog.open_datasets(args.data)
-    films = load_films(datasets, args.split, run.config.data.image_size)
-    texts = load_sentences(datasets, args.split, "sentence", run.config)
-    kind = "report" if _reads_reports(run) else "sentence"
-    pair_texts = (
-        load_sentences(datasets, args.split, kind, run.config)
-        if "retrieval_exact" in protocols
-        else {}
-    )
     overlap = check_prompts(datasets, run.config.data.train_split)
     if not args.allow_prompt_overlap:
         prompts.require_no_overlap(overlap)
+    bench = make_bench(args, run, datasets)
 
     # --- Networks -----------------------------------------------------------------
-    networks = Networks(
-        Embedder(
-            run.method,
-            _normalizer(run.config),
-            run.tokenizer,
-            run.config.data.text_length,
-            args.batch_size,
-            progress=True,
-        ),
-        run.variables,
-        run_lib.untrained(run),
+    networks = evaluate_networks.make(
+        run, args.batch_size, features_folder(args), args.imagenet, ceiling
     )
 
     # --- Protocols ----------------------------------------------------------------
-    options = Options(
-        protocols=protocols,
-        per_class=args.per_class,
-        minimum=min(args.minimum, args.per_class),
-        rule=args.rule,
-        uncertain=args.uncertain,
-        frontal=args.views == "frontal",
-        by_view=args.by_view,
-        prompts_per_class=args.prompts_per_class,
-        draws=args.draws,
-        pooling=getattr(run.method, "prompt_pooling", "mean"),
-        not_given=run.config.data.not_given,
-        max_films=args.max_films,
-        seed=args.seed,
-    )
-    results = [
-        measure(of, texts.get(of.name), pair_texts.get(of.name), networks, options)
-        for of in films
-    ]
-    _require_rows(results)
+    results = suite.run(bench, networks, wanted, _say)
 
     # --- Baselines ----------------------------------------------------------------
-    with_five = {r.name: r for r in results if r.five is not None}
-    if with_five:
-        add_pixels(with_five, films, datasets, run.config, options)
-    if with_five and ceiling is not None:
-        add_ceiling(with_five, datasets, ceiling, args)
+    add_pixels(results, bench, run)
+    if ceiling is not None:
+        add_ceiling(results, bench, ceiling, args.batch_size)
 
     # --- Report -------------------------------------------------------------------
-    page = make_report(args, run, datasets, films, texts, results, overlap)
+    page = make_report(args, run, datasets, bench, results, overlap)
     path = report.write(page, args.out)
     rows = [row for row in page.rows if "/" not in row.protocol]
     print(report.plain_table(rows))
@@ -131,96 +94,117 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def add_pixels(
-    results: Mapping[str, Result],
-    films: Sequence[Films],
-    datasets: Sequence[Dataset],
-    config,
-    options: Options,
-) -> None:
+def make_bench(
+    args: argparse.Namespace, run: run_lib.Run, datasets: Sequence[Dataset]
+) -> Bench:
+    """The data as the protocols see them."""
+    split, config = args.split, run.config
+    show_text = args.show_text or all(is_simulated(dataset) for dataset in datasets)
+    kind = "report" if _reads_reports(run) else "sentence"
+    return Bench(
+        load_films(datasets, config.data.image_size, split),
+        load_sentences(datasets, split, "sentence", config),
+        load_sentences(datasets, split, kind, config),
+        load_tables(datasets, "phrases"),
+        load_tables(datasets, "progression"),
+        load_tables(datasets, "sentence_pairs"),
+        Options(
+            split=split,
+            per_class=args.per_class,
+            minimum=min(args.minimum, args.per_class),
+            rule=args.rule,
+            uncertain=args.uncertain,
+            frontal=args.views == "frontal",
+            by_view=args.by_view,
+            prompts_per_class=args.prompts_per_class,
+            draws=args.draws,
+            max_films=args.max_films,
+            seed=args.seed,
+            show_text=show_text,
+        ),
+        evaluate_networks.abilities(run),
+    )
+
+
+def features_folder(args: argparse.Namespace) -> Path | None:
+    """Where features are kept: in the workdir, elsewhere, or nowhere."""
+    if args.features == "none":
+        return None
+    return Path(args.features) if args.features else args.workdir / "features"
+
+
+def add_pixels(results: suite.Results, bench: Bench, run: run_lib.Run) -> None:
     """Adds logistic regression on 16 x 16 pixels, fitted on training films."""
+    judged = headline_sets(results, bench)
+    if not judged:
+        return
+    pixels, classes, patients = [], [], []
+    options = replace(
+        bench.options,
+        split=run.config.data.train_split,
+        per_class=BASELINE_FILMS_PER_CLASS,
+        minimum=1,
+    )
+    names = evaluate_networks.trained_on(run)
     try:
-        training = load_films(datasets, config.data.train_split, config.data.image_size)
-        pixels, classes, patients = [], [], []
-        for of in training:
-            labels = five_class.class_of(
-                of.labels_Nx14, options.rule, options.uncertain
-            )
-            usable = five_class.frontal(of.views) | (not options.frontal)
-            chosen = five_class.choose(
-                np.where(usable, labels, -1),
-                of.ids,
-                per_class=BASELINE_FILMS_PER_CLASS,
-                seed=options.seed,
-            )
+        for of in (films for films in bench.films if films.name in names):
+            chosen = zero_shot_five.choose_films(of, options)
             pixels += [baselines.shrink(part) for part in of.read(chosen.indices)]
             classes.append(chosen.classes)
             patients += [f"{of.name} {p}" for p in of.patients[chosen.indices]]
     except UserError as error:
-        for result in results.values():
-            result.skipped["pixels_logistic"] = f"training films: {error}"
+        results.skipped["pixels_logistic"] = f"training films: {error}"
+        return
+    if not pixels:
+        results.skipped["pixels_logistic"] = (
+            f"the run's training data ({', '.join(names)}) are not below --data"
+        )
         return
     fitted = baselines.fit_pixels_logistic(
         np.concatenate(pixels), np.concatenate(classes), patients
     )
     _say(f"logistic regression on {fitted.films} training films, 16 x 16 pixels")
-    for of in films:
-        judged = results[of.name].chosen if of.name in results else None
-        if judged is not None:
-            predicted = fitted.predict(of.read(judged.indices))
-            _note(results[of.name], "pixels_logistic", predicted == judged.classes)
-
-
-def open_ceiling(workdir: Path) -> run_lib.Run:
-    """Opens a supervised run.
-
-    Raises:
-      UserError: there is none, or its method classifies nothing.
-    """
-    run = run_lib.open_run(workdir)
-    if not isinstance(run.method, ClassifiesFilms):
-        raise UserError(
-            f"--ceiling {workdir} holds a run of method {run.config.method!r}; "
-            "expected one that classifies films, such as supervised"
-        )
-    return run
+    for of in judged:
+        chosen = zero_shot_five.choose_films(of, bench.options)
+        predicted = fitted.predict(of.read(chosen.indices))
+        _note(results, of, "pixels_logistic", predicted == chosen.classes)
 
 
 def add_ceiling(
-    results: Mapping[str, Result],
-    datasets: Sequence[Dataset],
-    run: run_lib.Run,
-    args: argparse.Namespace,
+    results: suite.Results, bench: Bench, run: run_lib.Run, batch_size: int
 ) -> None:
     """Adds the accuracy of a supervised run on the same films."""
-    embedder = Embedder(
-        run.method,
-        _normalizer(run.config),
-        run.tokenizer,
-        run.config.data.text_length,
-        args.batch_size,
-        progress=True,
-    )
-    for of in load_films(datasets, args.split, run.config.data.image_size):
-        chosen = results[of.name].chosen if of.name in results else None
-        if chosen is not None:
-            logits = embedder.class_logits(
-                run.variables, of.read(chosen.indices), f"{of.name}: films, supervised"
-            )
-            right = baselines.five_of(logits) == chosen.classes
-            _note(results[of.name], "supervised", right)
+    embedder = evaluate_networks.embedder_of(run, batch_size)
+    for of in headline_sets(results, bench):
+        chosen = zero_shot_five.choose_films(of, bench.options)
+        logits = embedder.class_logits(
+            run.variables, of.read(chosen.indices), f"{of.name}: films, supervised"
+        )
+        right = baselines.five_of(logits) == chosen.classes
+        _note(results, of, "supervised", right)
+
+
+def headline_sets(results: suite.Results, bench: Bench) -> list[Films]:
+    """Data sets that have the headline figure."""
+    named = {row.dataset for row in results.rows if _is_headline(row)}
+    return [films for films in bench.films if films.name in named]
+
+
+def _is_headline(row: Row) -> bool:
+    return (row.protocol, row.metric) == (zero_shot_five.NAME, "accuracy")
 
 
 def _note(
-    result: Result,
+    results: suite.Results,
+    films: Films,
     column: Literal["pixels_logistic", "supervised"],
     right: np.ndarray,
 ) -> None:
     """Writes a baseline's accuracy beside the headline figure."""
-    for place, row in enumerate(result.rows):
-        if (row.protocol, row.metric) == ("zero_shot_five", "accuracy"):
+    for place, row in enumerate(results.rows):
+        if _is_headline(row) and row.dataset == films.name:
             value = float(right.mean())
-            result.rows[place] = (
+            results.rows[place] = (
                 replace(row, supervised=value)
                 if column == "supervised"
                 else replace(row, pixels_logistic=value)
@@ -231,57 +215,38 @@ def make_report(
     args: argparse.Namespace,
     run: run_lib.Run,
     datasets: Sequence[Dataset],
-    films: Sequence[Films],
-    texts: Mapping[str, Sentences],
-    results: Sequence[Result],
+    bench: Bench,
+    results: suite.Results,
     overlap: Mapping[str, int],
 ) -> report.Report:
     """Puts what was measured into words and pictures."""
-    _say("drawing the pictures")
     simulated = any(is_simulated(dataset) for dataset in datasets)
-    show_text = args.show_text or all(is_simulated(dataset) for dataset in datasets)
-    same = is_training_data(args.workdir, datasets)
-    rows: list[Row] = [row for result in results for row in result.rows]
-    parts = []
-    for result, of in zip(results, films):
-        parts += sections.of_result(
-            result, of, texts.get(of.name), show_text, args.seed
-        )
+    same = same_as_training(evaluate_networks.trained_on(run), datasets)
     curves = sections.training(args.workdir / "metrics.jsonl")
-    skipped = {
-        name
-        if len(results) < 2 or result.name in name
-        else f"{name} ({result.name})": why
-        for result in results
-        for name, why in result.skipped.items()
-    }
-    names = {of.name for of in films}
-    absent = [dataset.name for dataset in datasets if dataset.name not in names]
-    for name in absent:
-        skipped[f"data set {name}"] = f"no films in the split {args.split}"
+    embedded = ", ".join(f"{name} {n:,}" for name, n in results.films.items())
+    towers = [
+        run.config.model[t].name for t in ("image", "text") if t in run.config.model
+    ]
     return report.Report(
         title=f"Evaluation of {run.config.method} at step {run.step}",
         checkpoint=f"{args.workdir} step {run.step}",
-        data=", ".join(f"{of.name} {args.split}" for of in films),
-        rows=rows,
+        data=", ".join(f"{of.name} {args.split}" for of in bench.films),
+        rows=results.rows,
         facts={
             "Method": run.config.method,
-            "Encoders": f"{run.config.model.image.name}, {run.config.model.text.name}",
+            "Encoders": ", ".join(towers),
             "Checkpoint": f"{args.workdir}, step {run.step} ({args.step})",
-            "Data": "; ".join(
-                f"{r.name}, {args.split} split, {r.films} films of {r.patients} patients"
-                for r in results
-            ),
+            "Films, each embedded once": embedded,
         },
         simulated=simulated,
-        sections=[*parts, *([curves] if curves else [])],
-        skipped=skipped,
+        sections=[*results.sections, *([curves] if curves else [])],
+        skipped=results.skipped,
         details={
             "Config": run.config.to_json_best_effort(indent=1),
             "Data and programs": _provenance(args, run, datasets, overlap),
         },
         limits=sections.limits(
-            rows, simulated, overlap["sentences"], overlap["checked"], same
+            results.rows, simulated, overlap["sentences"], overlap["checked"], same
         )
         + [
             f"{d.name}: {d.notice}"
@@ -293,6 +258,7 @@ def make_report(
             "training_sentences_checked": overlap["checked"],
             "same_data_as_training": same,
             "fingerprints": {d.name: d.fingerprint for d in datasets},
+            "seconds": {name: round(t, 1) for name, t in results.seconds.items()},
             "version": __version__,
         },
     )
@@ -310,24 +276,8 @@ def _provenance(args, run, datasets, overlap) -> str:
     return "\n".join(lines)
 
 
-def _require_rows(results: Sequence[Result]) -> None:
-    if not any(result.rows for result in results):
-        why = "\n".join(
-            f"  {result.name}: {name}: {reason}"
-            for result in results
-            for name, reason in result.skipped.items()
-        )
-        raise UserError(f"no protocol could be run on these data:\n{why}")
-
-
 def _reads_reports(run: run_lib.Run) -> bool:
     return run.config.data.view == "pairs" and run.config.data.text == "report"
-
-
-def _normalizer(config):
-    return functools.partial(
-        augment.normalize, mean=config.data.mean, std=config.data.std
-    )
 
 
 def _say(text: str) -> None:

@@ -6,11 +6,13 @@ from pathlib import Path
 from data_pipelines.findings import SPLITS
 from medclip_jax.errors import UserError
 from medclip_jax.evaluation import five_class
-from medclip_jax.evaluation.rows import PROTOCOLS
+from medclip_jax.evaluation.protocols import PROTOCOLS
 
 EXAMPLES = """examples:
   medclip-jax evaluate --workdir runs/demo/train --data runs/demo/shards \\
       --out runs/demo/report
+  medclip-jax evaluate --workdir runs/demo/train --data runs/demo/shards \\
+      --protocols all --out runs/demo/report_all
   medclip-jax evaluate --workdir runs/swin --data shards --protocols retrieval \\
       --step 20000 --out runs/swin/report
 
@@ -34,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--protocols",
         default="zero_shot,retrieval",
-        help="comma-separated beginnings of protocol names (default "
+        help="all, or comma-separated beginnings of protocol names (default "
         f"zero_shot,retrieval; there are {', '.join(PROTOCOLS)})",
     )
     add("--step", default="best", help="best, latest or a step (default best)")
@@ -64,6 +66,12 @@ def parser() -> argparse.ArgumentParser:
         "(default 2000)")  # fmt: skip
     add("--ceiling", type=Path, metavar="WORKDIR",
         help="run of method supervised, measured on the same films")  # fmt: skip
+    add("--imagenet", type=Path, metavar="FILE",
+        help="ImageNet weights of the image tower (torchvision .pth or .safetensors, or "
+        "a Hugging Face folder), as a further baseline")  # fmt: skip
+    add("--features", default="", metavar="DIR",
+        help="where features are kept for the next evaluation (default "
+        "WORKDIR/features; none: nowhere)")  # fmt: skip
     add("--batch-size", type=int, default=64, metavar="N", help="(default 64)")
     add("--seed", type=int, default=0, help="of every draw (default 0)")
     add("--show-text", action="store_true",

@@ -141,11 +141,18 @@ class Job:
       name: "PROTOCOL on DATASET", for the progress line.
       measure: networks -> outcome; called once all needs are embedded.
       needs: the films.
+      fingerprint: of the data, where that is not the films' alone (a side table's).
     """
 
     name: str
     measure: Callable[[Networks], Outcome]
     needs: Sequence[Need] = ()
+    fingerprint: str = ""
+
+    def data(self) -> str:
+        """Fingerprints of all data that the job's figures depend on."""
+        of = [self.fingerprint, *(need.films.fingerprint for need in self.needs)]
+        return "+".join(dict.fromkeys(filter(None, of)))
 
 
 def each(networks: Networks, of: Callable[[Network], Any], *, text: bool) -> dict:

@@ -54,6 +54,8 @@ class Row:
       supervised: a network trained on the labels, same films.
       imagenet: the image tower with ImageNet weights, same films.
       note: one line that the reader of the figure needs.
+      definition: what the figure measures.
+      data: fingerprint of the data it was measured on.
       sample: what it was computed from, where it has an interval.
     """
 
@@ -71,6 +73,8 @@ class Row:
     supervised: float | None = None
     imagenet: float | None = None
     note: str = ""
+    definition: str = ""
+    data: str = ""
     sample: Sample | None = field(default=None, repr=False, compare=False)
 
     def as_json(self) -> dict:

@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from medclip_jax.errors import UserError
 from medclip_jax.evaluation.features import Network
-from medclip_jax.evaluation.protocol import Bench, Job
+from medclip_jax.evaluation.protocol import About, Bench, Job
 from medclip_jax.evaluation.protocols import PROTOCOLS, module_of
 from medclip_jax.evaluation.report import Section
 from medclip_jax.evaluation.rows import Row
@@ -67,7 +67,9 @@ def run(
         start = time.perf_counter()
         outcome = job.measure(networks)
         results.rows += [
-            row for row in outcome.rows if row.protocol.split("/")[0] in protocols
+            replace(row, definition=about(row).definition, data=job.data())
+            for row in outcome.rows
+            if row.protocol.split("/")[0] in protocols
         ]
         results.sections += outcome.sections
         results.skipped |= outcome.skipped
@@ -76,6 +78,11 @@ def run(
         why = "\n".join(f"  {name}: {why}" for name, why in results.skipped.items())
         raise UserError(f"no protocol could be run on these data:\n{why}")
     return results
+
+
+def about(row: Row) -> About:
+    """What the row's protocol measures."""
+    return module_of(row.protocol).ABOUT
 
 
 def gather(jobs: Sequence[Job]) -> list[tuple[Films, np.ndarray, np.ndarray]]:
@@ -87,7 +94,7 @@ def gather(jobs: Sequence[Job]) -> list[tuple[Films, np.ndarray, np.ndarray]]:
     """
     wanted: dict[str, tuple[Films, list, list]] = {}
     for need in (need for job in jobs for need in job.needs):
-        films, every, local = wanted.setdefault(need.films.name, (need.films, [], []))
+        _, every, local = wanted.setdefault(need.films.name, (need.films, [], []))
         every.append(need.positions)
         if need.patches:
             local.append(need.positions)

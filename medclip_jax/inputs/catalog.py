@@ -36,7 +36,8 @@ class Catalog:
       report_first_R, report_count_R: its sentences are [first, first + count).
       sentence_report_S, sentence_number_S: which sentence of which report.
       sentence_labels_Sx14: int8 raw codes.
-      study_id_Q, study_patient_Q, study_dataset_Q: ids and names, strings.
+      study_id_Q, study_patient_Q, study_dataset_Q, study_split_Q: ids and names,
+        strings.
       study_report_Q: index of the study's report, -1 none.
       study_share_Q: float in [0, 1), a hash of the patient: what `paired_fraction`
         is compared with.
@@ -62,6 +63,7 @@ class Catalog:
     study_id_Q: np.ndarray
     study_patient_Q: np.ndarray
     study_dataset_Q: np.ndarray
+    study_split_Q: np.ndarray
     study_report_Q: np.ndarray
     study_share_Q: np.ndarray
     reports_without_sections: int
@@ -130,7 +132,7 @@ def build(
 
     Args:
       datasets: opened datasets; their order is the order of every index.
-      split: "train", "validate" or "test".
+      split: "train", "validate" or "test"; "" is all three.
       views: image views to keep; empty is all.
       sections: sentences of these sections are kept; empty is all. A report that
         has none of them (a caption, a report without headings) keeps all.
@@ -170,7 +172,9 @@ def _one(
     first_study: int,
 ) -> dict:
     table = dataset.table
-    table = table.filter(pc.equal(table["split"], split)).combine_chunks()
+    if split:
+        table = table.filter(pc.equal(table["split"], split))
+    table = table.combine_chunks()
     study = first_study + np.arange(table.num_rows)
     patients = table["patient_id"].to_pylist()
     part = _images(table, number, study, views)
@@ -180,6 +184,7 @@ def _one(
         "study_id_Q": np.array(table["study_id"].to_pylist(), object),
         "study_patient_Q": np.array(patients, object),
         "study_dataset_Q": np.full(len(study), dataset.name, object),
+        "study_split_Q": np.array(table["split"].to_pylist(), object),
         "study_share_Q": np.array(shares, np.float64),
     }
 

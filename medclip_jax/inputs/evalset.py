@@ -23,8 +23,8 @@ class EvalImages:
     """The films of a split; labels and ids are in RAM, pixels are read when asked for.
 
     Attributes:
-      ids, patient_ids, study_ids, dataset_names, views: strings, [N] each. Ids are
-        unique within a dataset; join them with `dataset_names` across datasets.
+      ids, patient_ids, study_ids, dataset_names, views, splits: strings, [N] each.
+        Ids are unique within a dataset; join them with `dataset_names` across datasets.
       labels_Nx14: int8 raw codes.
       image_size: pixels.
     """
@@ -34,6 +34,7 @@ class EvalImages:
     study_ids: np.ndarray
     dataset_names: np.ndarray
     views: np.ndarray
+    splits: np.ndarray
     labels_Nx14: np.ndarray
     image_size: int
     resampling: str
@@ -70,6 +71,11 @@ class EvalImages:
                 name = f"{self.dataset_names[index]}/{self.ids[index]}"
                 _log.warning("film %s is left out (weight 0): %s", name, error)
         return films, weight
+
+    def record(self, index: int) -> dict:
+        """The stored record of a film, without its pixels."""
+        record = self._datasets[self._dataset_N[index]].images[int(self._row_N[index])]
+        return {name: value for name, value in record.items() if name != "film"}
 
     def batches(
         self,
@@ -140,7 +146,7 @@ def load_images(
 
     Args:
       datasets: opened datasets.
-      split: "train", "validate" or "test".
+      split: "train", "validate" or "test"; "" is all three.
       image_size: pixels; films are padded to a square and resized.
       views: image views to keep; empty is all.
       resampling: "bilinear" (the official evaluation datasets) or "bicubic" (the
@@ -153,7 +159,8 @@ def load_images(
     if not len(catalog.image_row_I):
         names = ", ".join(dataset.name for dataset in datasets)
         which = f" of the views {', '.join(views)}" if views else ""
-        raise UserError(f"split {split!r} of {names} has no films{which}")
+        of = f"split {split!r} of {names}" if split else names
+        raise UserError(f"{of} has no films{which}")
     study = catalog.image_study_I
     return EvalImages(
         ids=catalog.image_id_I,
@@ -161,6 +168,7 @@ def load_images(
         study_ids=catalog.study_id_Q[study],
         dataset_names=catalog.study_dataset_Q[study],
         views=catalog.image_view_I,
+        splits=catalog.study_split_Q[study],
         labels_Nx14=catalog.image_labels_Ix14,
         image_size=image_size,
         resampling=resampling,
