@@ -131,7 +131,7 @@ def draw_patient(
       The patient.
     """
     rng = stream(seed, dataset, number, "state")
-    body = _draw_body(stream(seed, dataset, number, "body"))
+    body = draw_body(stream(seed, dataset, number, "body"))
     patient_id = _patient_id(seed, dataset, number)
     count = rng.choices(range(1, 7), STUDIES_WEIGHTS)[0]
     time = int(rng.uniform(*_YEARS) * 365.25 * 86400)
@@ -162,7 +162,8 @@ _YEARS = (141.0, 228.0)
 """Years after 1970 in which courses begin: 2111 to 2198, as in MIMIC's shifted dates."""
 
 
-def _draw_body(rng: random.Random) -> Body:
+def draw_body(rng: random.Random) -> Body:
+    """Draws a patient's body."""
     return Body(
         sex=rng.choice("MF"),
         age=min(90, max(18, round(rng.gauss(60, 17)))),
@@ -222,6 +223,21 @@ def _draw_names(
     return names
 
 
+def draw_finding(
+    rng: random.Random, name: str, difficulty: float = 0.5, kind: str = ""
+) -> Finding:
+    """Draws one finding of its own, as a patient's first study has it.
+
+    Args:
+      rng: where kind, severity, place and seed come from.
+      name: one of FINDINGS[1:].
+      difficulty: 0..1; at 0 findings are mostly severe, at 1 mostly slight.
+      kind: one of KINDS[name]; drawn when not given.
+    """
+    kind = kind or rng.choice(KINDS[name])
+    return _draw_finding(rng, name, kind, _draw_severity(rng, difficulty))
+
+
 def _draw_finding(rng: random.Random, name: str, kind: str, severity: float) -> Finding:
     sides, lobes = PLACES[name, kind]
     side, lobe = pick(rng, sides), pick(rng, lobes)
@@ -271,8 +287,7 @@ def _next_disease(
     known = {finding.name: finding for finding in before}
     after = []
     for name in _draw_names(rng, prevalence, known if index else None):
-        kind = rng.choice(KINDS[name])
-        fresh = _draw_finding(rng, name, kind, _draw_severity(rng, difficulty))
+        fresh = draw_finding(rng, name, difficulty)
         after.append(_evolve(rng, known[name]) if name in known else fresh)
     return tuple(after)
 
