@@ -8,6 +8,7 @@ checkpoint reads them instead.
 import hashlib
 import os
 import uuid
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,7 +216,7 @@ class _Stored:
         try:
             with np.load(path, allow_pickle=False) as stored:
                 held = {name: stored[name] for name in stored.files}
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(
                 f"{path}: expected features kept by an earlier evaluation, could not "
                 f"read it ({type(error).__name__}); delete it, they are made anew"

@@ -50,6 +50,8 @@ def plan(bench: Bench) -> list[Job]:
         used = sample_films(films, bench)
         if not bench.abilities.reads_text:
             bench.skip(name, "the method reads no text")
+        elif not len(used):
+            bench.skip(name, f"it has no films in the split {bench.options.split}")
         elif not (films.labels_Nx14[used] >= 0).any():
             bench.skip(name, "none of its films has a label of the 14 findings")
         else:

@@ -80,6 +80,8 @@ def choose_films(films: Films, options: Options) -> five_class.FiveClassSet:
       UserError: a class has fewer films than `options.minimum`.
     """
     split = films.where(options.split)
+    if not len(split):
+        raise UserError(f"it has no films in the split {options.split}")
     classes = five_class.class_of(
         films.labels_Nx14[split], options.rule, options.uncertain
     )

@@ -12,8 +12,10 @@ import numpy as np
 
 from data_pipelines.findings import EVAL_FIVE, FINDINGS
 from medclip_jax.evaluation.embedding import Embedder
+from medclip_jax.evaluation.features import Network
 from medclip_jax.evaluation.five_class import FIVE_COLUMNS
-from medclip_jax.evaluation.sets import Films, Networks, Sentences
+from medclip_jax.evaluation.protocol import Bench, Options
+from medclip_jax.evaluation.sets import Films, Sentences
 from medclip_jax.methods.interface import ImageEmbedding, TextEmbedding
 
 WORDS = ("atelectasis", "cardi", "consolidation", "edema", "effusion")
@@ -29,7 +31,17 @@ class Planted:
     def embed_images(self, variables, films):
         bands_Bx5 = films["current_BxHxWx3"][..., 0].reshape(-1, 5, 4 * SIDE).mean(2)
         joint = (bands_Bx5 - bands_Bx5.mean(1, keepdims=True)) @ variables["mix"]
-        return ImageEmbedding(bands_Bx5, _unit(joint))
+        # A patch a row of pixels: it tells the finding whose band it lies in.
+        rows_BxP = films["current_BxHxWx3"][..., 0].mean(2)
+        own_Px5 = jnp.repeat(jnp.eye(5), SIDE // 5, 0)
+        patches_BxPx5 = rows_BxP[..., None] * own_Px5
+        return ImageEmbedding(
+            bands_Bx5,
+            _unit(joint),
+            patches_BxPx5,
+            _unit(patches_BxPx5 @ variables["mix"]),
+            (SIDE, 1),
+        )
 
     def embed_texts(self, variables, texts):
         return TextEmbedding(_unit(texts["ids_BxT"].astype(jnp.float32) + 1e-3))
@@ -39,7 +51,7 @@ class Planted:
 
 
 def _unit(x):
-    return x / (jnp.linalg.norm(x, axis=1, keepdims=True) + 1e-9)
+    return x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + 1e-9)
 
 
 class Keywords:
@@ -55,15 +67,26 @@ class Keywords:
         return {"ids_BxT": ids, "mask_BxT": np.ones_like(ids)}
 
 
-def networks() -> Networks:
+def networks(cache=None) -> dict[str, Network]:
     embedder = Embedder(
         Planted(), lambda x: jnp.repeat(x / 255.0, 3, -1), Keywords(), 5, 16
     )
     rng = np.random.default_rng(0)
     mix = np.linalg.qr(rng.normal(size=(5, 5)))[0].astype(np.float32)
-    return Networks(
-        embedder, {"mix": np.eye(5, dtype=np.float32)}, {"mix": np.roll(mix, 1, 0)}
-    )
+    return {
+        "trained": Network(
+            "trained", embedder, {"mix": np.eye(5, dtype=np.float32)}, cache=cache
+        ),
+        "untrained": Network(
+            "untrained", embedder, {"mix": np.roll(mix, 1, 0)}, cache=cache
+        ),
+    }
+
+
+def bench(of: Films, texts: Sentences | None = None, **options) -> Bench:
+    """One data set, its sentences and what its reports are compared by."""
+    told = {} if texts is None else {of.name: texts}
+    return Bench([of], told, told, options=Options(**options))
 
 
 def films(count=100, name="toy", lateral=0) -> Films:
@@ -91,6 +114,9 @@ def films(count=100, name="toy", lateral=0) -> Films:
         views,
         labels,
         read,
+        np.full(count, "test"),
+        lambda position: {"boxes": np.zeros((0, 4)), "masks": []},
+        fingerprint=f"of {name} {count}",
     )
 
 

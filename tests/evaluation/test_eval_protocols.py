@@ -7,7 +7,9 @@ from sklearn import metrics as sk
 from data_pipelines.findings import EVAL_FIVE, FINDINGS
 from medclip_jax.errors import UserError
 from medclip_jax.evaluation import baselines, prompts, retrieval, zero_shot
-from medclip_jax.evaluation.zero_shot import Logits
+from medclip_jax.evaluation.retrieval_exact import exact_rows
+from medclip_jax.evaluation.zero_shot_findings import findings_rows
+from medclip_jax.evaluation.zero_shot_five import five_class_rows
 
 FIVE = prompts.five_class_prompts()
 OWNER = np.repeat(np.arange(5), [len(texts) for texts in FIVE.values()])
@@ -19,12 +21,12 @@ def five_task(noise: float, films: int = 400, seed: int = 0):
     signal = (classes[:, None] == OWNER[None]).astype(np.float32)
     trained = signal + noise * rng.normal(size=signal.shape)
     guess = rng.normal(size=signal.shape)
-    return Logits(trained, guess), classes, np.arange(films) // 2
+    return {"trained": trained, "untrained": guess}, classes, np.arange(films) // 2
 
 
 def test_five_perfect_and_random():
     logits, classes, patients = five_task(noise=0)
-    rows = zero_shot.five_class_rows(logits, FIVE, classes, patients, "toy")
+    rows = five_class_rows(logits, FIVE, classes, patients, "toy")
     head = rows[0]
     assert (head.protocol, head.metric, head.dataset) == (
         "zero_shot_five",
@@ -43,7 +45,7 @@ def test_five_perfect_and_random():
 
 def test_five_noisy_interval_holds_the_value():
     logits, classes, patients = five_task(noise=4)
-    head = zero_shot.five_class_rows(logits, FIVE, classes, patients, "toy")[0]
+    head = five_class_rows(logits, FIVE, classes, patients, "toy")[0]
     assert 0.25 < head.low < head.value < head.high < 0.95
     assert head.std > 0
 
@@ -83,10 +85,8 @@ def test_findings_auroc_is_sklearns_and_short_findings_are_left_out():
     labels[:, 3] = 0
     owner = np.repeat(np.arange(14), [len(texts) for texts in fourteen.values()])
     trained = (labels == 1)[:, owner] + rng.normal(size=(300, len(owner)))
-    both = Logits(trained, rng.normal(size=trained.shape))
-    rows, left_out = zero_shot.findings_rows(
-        both, fourteen, labels, np.arange(300), "toy"
-    )
+    both = {"trained": trained, "untrained": rng.normal(size=trained.shape)}
+    rows, left_out = findings_rows(both, fourteen, labels, np.arange(300), "toy")
     assert list(left_out) == [FINDINGS[3]]
     assert "0 positive" in left_out[FINDINGS[3]]
     by = {(row.protocol, row.metric): row for row in rows}
@@ -110,41 +110,34 @@ def test_findings_auroc_is_sklearns_and_short_findings_are_left_out():
     assert precision.chance == pytest.approx(np.mean(labels[kept, edema] == 1))
 
 
-def class_task(perfect: bool):
+def test_precision_of_a_perfect_and_of_a_random_network():
     rng = np.random.default_rng(0)
     films, texts = np.arange(200) % 5, np.arange(100) % 5
-    agree = (films[:, None] == texts[None]).astype(float)
+    agree = films[:, None] == texts[None]
     guess = rng.normal(size=agree.shape)
-    trained = agree + 0.1 * guess if perfect else guess
-    return retrieval.ClassRetrieval(
-        Logits(trained, rng.normal(size=agree.shape)),
-        films,
-        texts,
-        np.arange(200),
-        np.arange(100),
-    )
+    rows = retrieval.precision_rows(
+        "p", "toy", {"trained": agree + 0.1 * guess, "untrained": guess}, agree,
+        np.arange(200), (1, 2, 5, 10),
+    )  # fmt: skip
+    assert [row.metric for row in rows] == [f"precision_at_{k}" for k in (1, 2, 5, 10)]
+    for row in rows:
+        assert row.value == 1 and row.chance == pytest.approx(0.2) and row.n == 200
+        assert abs(row.untrained - 0.2) < 0.1
 
 
-def test_class_retrieval_perfect_and_random():
-    rows = retrieval.class_rows(class_task(perfect=True), "toy")
-    assert [row.metric for row in rows[:4]] == [
-        f"precision_at_{k}" for k in (1, 2, 5, 10)
-    ]
-    assert all(row.value == 1 and row.chance == pytest.approx(0.2) for row in rows)
-    assert {row.protocol: row.n for row in rows} == {
-        "retrieval_image_to_text": 200,
-        "retrieval_text_to_image": 100,
-    }
-    for row in retrieval.class_rows(class_task(perfect=False), "toy"):
-        assert abs(row.value - 0.2) < 0.1
-
-
-def test_class_retrieval_leaves_out_k_above_the_candidates():
-    task = retrieval.ClassRetrieval(
-        Logits(np.eye(3), np.eye(3)), np.arange(3), np.arange(3), [0, 1, 2], [0, 1, 2]
-    )
-    rows = retrieval.class_rows(task, "toy", ["retrieval_image_to_text"])
+def test_precision_leaves_out_k_above_the_candidates():
+    eye = {"trained": np.eye(3)}
+    rows = retrieval.precision_rows("p", "toy", eye, np.eye(3) > 0, [*"abc"], (1, 2, 5))
     assert [row.metric for row in rows] == ["precision_at_1", "precision_at_2"]
+
+
+def test_standardised_scores_are_glorias():
+    scores = np.array([[1, 0.2], [0.5, 0.9], [0.1, 0.4]])
+    got = zero_shot.standardise(scores)
+    want = [[1.267500, -1.019049], [-0.090536, 1.358732], [-1.176965, -0.339683]]
+    np.testing.assert_allclose(got, want, atol=1e-6)
+    assert got.argmax(axis=1).tolist() == [0, 1, 1]
+    np.testing.assert_array_equal(zero_shot.standardise(scores[:1]), scores[:1])
 
 
 def test_duplicates_of_text_are_one():
@@ -156,8 +149,11 @@ def test_duplicates_of_text_are_one():
 def test_exact_retrieval_groups_and_chance():
     # Films 0 and 1 are of report 0; the network always prefers report 1.
     logits = np.array([[0.0, 1], [0, 1], [0, 1]])
-    rows = retrieval.exact_rows(
-        Logits(logits, logits[:, ::-1]), np.array([0, 0, 1]), ["a", "a", "b"], "toy"
+    rows = exact_rows(
+        {"trained": logits, "untrained": logits[:, ::-1]},
+        np.array([0, 0, 1]),
+        ["a", "a", "b"],
+        "toy",
     )
     by = {row.protocol: row for row in rows}
     to_text = by["retrieval_exact/image_to_text"]

@@ -9,19 +9,30 @@ import numpy as np
 import planted
 import pytest
 
+from data_pipelines.findings import EVAL_FIVE
 from medclip_jax.errors import UserError
-from medclip_jax.evaluation import plots, report, rows, sections
-from medclip_jax.evaluation.sets import Options, Sentences
-from medclip_jax.evaluation.suite import measure
+from medclip_jax.evaluation import plots, protocols, report, rows, sections, suite
+from medclip_jax.evaluation.features import digest
+from medclip_jax.evaluation.sets import Sentences
+
+NAMES = (
+    "zero_shot_five",
+    "zero_shot_findings",
+    "retrieval_image_to_text",
+    "retrieval_text_to_image",
+    "retrieval_exact",
+)
+
+
+def run(films, sentences=None, names=NAMES, networks=None, **options):
+    bench = planted.bench(films, sentences, **options)
+    return suite.run(bench, networks or planted.networks(), names)
 
 
 @pytest.fixture(scope="module")
 def measured():
     films, sentences = planted.films(), planted.sentences()
-    result = measure(
-        films, sentences, sentences, planted.networks(), Options(by_view=True)
-    )
-    return films, sentences, result
+    return films, sentences, run(films, sentences, by_view=True)
 
 
 def by_name(result):
@@ -39,14 +50,9 @@ def test_planted_findings_are_found_and_untrained_is_near_chance(measured):
     for protocol in ("retrieval_image_to_text", "retrieval_text_to_image"):
         for k in (1, 2, 5, 10):
             assert found[protocol, f"precision_at_{k}", "toy"].value == 1
-    assert result.films == 100 and result.patients == 50
-    assert set(result.found) == {
-        "Atelectasis",
-        "Cardiomegaly",
-        "Consolidation",
-        "Edema",
-        "Pleural Effusion",
-    }
+    assert result.films == {"toy": 100}
+    gallery = next(part for part in result.sections if part.queries)
+    assert [query.asks for query in gallery.queries] == list(EVAL_FIVE)
 
 
 def test_findings_within_each_view(measured):
@@ -68,47 +74,122 @@ def test_findings_that_cannot_be_measured_are_named(measured):
 
 
 def test_without_reports_retrieval_is_skipped_by_name():
-    result = measure(planted.films(), None, None, planted.networks(), Options())
-    for protocol in rows.PROTOCOLS[2:]:
-        assert result.skipped[protocol] == "this split has no report text"
+    result = run(planted.films())
+    for protocol in ("retrieval_by_class", "retrieval_exact"):
+        assert result.skipped[f"{protocol} on toy"] == "this split has no report text"
     assert not any(row.protocol.startswith("retrieval") for row in result.rows)
+
+
+def test_only_the_rows_asked_for_are_given():
+    films, sentences = planted.films(), planted.sentences()
+    result = run(films, sentences, ["retrieval_text_to_image"])
+    assert {row.protocol for row in result.rows} == {"retrieval_text_to_image"}
+
+
+def test_every_figure_says_what_it_is_and_of_what_data(measured):
+    for row in measured[2].rows:
+        assert row.data == "of toy 100" and len(row.definition) > 60
+        assert row.sample is not None and len(row.sample.units) == row.n
+
+
+def test_every_film_is_embedded_once():
+    films, sentences = planted.films(), planted.sentences()
+    networks = planted.networks()
+    run(films, sentences, networks=networks)
+    assert all(network.embedded == 100 for network in networks.values())
+
+
+def test_features_are_kept_for_the_next_evaluation(tmp_path):
+    films, sentences = planted.films(), planted.sentences()
+    first = run(films, sentences, networks=planted.networks(tmp_path))
+    again = planted.networks(tmp_path)
+    second = run(films, sentences, networks=again)
+    assert all(network.embedded == 0 for network in again.values())
+    assert [r.as_json() for r in second.rows] == [r.as_json() for r in first.rows]
+    # Local features of some films are added; the others are not embedded again.
+    again["trained"].embed(films, np.arange(100), np.arange(7))
+    assert again["trained"].embedded == 7
+    some = again["trained"].patches(films, np.arange(3, 7))
+    fresh = planted.networks()["trained"]
+    fresh.embed(films, np.arange(10), np.arange(10))
+    np.testing.assert_allclose(
+        some.local_BxPxD, fresh.patches(films, np.arange(3, 7)).local_BxPxD, atol=1e-6
+    )
+    assert some.grid == (planted.SIDE, 1)
+    order = np.array([5, 90, 2])
+    np.testing.assert_allclose(
+        again["trained"].trunk(films, order),
+        np.concatenate([again["trained"].trunk(films, order[[i]]) for i in range(3)]),
+    )
+
+
+def test_other_weights_or_other_data_have_other_features(tmp_path):
+    films = planted.films()
+    networks = planted.networks(tmp_path)
+    for network in networks.values():
+        network.embed(films, np.arange(10), np.arange(0))
+    assert len(list(tmp_path.iterdir())) == 2
+    other = planted.films(count=50)
+    networks["trained"].embed(other, np.arange(10), np.arange(0))
+    fresh = planted.networks(tmp_path)
+    fresh["trained"].embed(other, np.arange(10), np.arange(0))
+    assert fresh["trained"].embedded == 10  # of the same name, other contents
+    a, b = {"x": np.ones(3)}, {"x": np.array([1, 1, 1.0001])}
+    assert digest(a) == digest({"x": np.ones(3)}) != digest(b)
+
+
+def test_damaged_features_are_named(tmp_path):
+    films = planted.films()
+    planted.networks(tmp_path)["trained"].embed(films, np.arange(9), np.arange(0))
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match=f"{path.name}.*delete it"):
+        planted.networks(tmp_path)["trained"].embed(films, np.arange(9), np.arange(0))
 
 
 def test_too_few_films_of_a_class_are_told():
     films = planted.films(count=20, lateral=1)
-    options = Options(protocols=("zero_shot_five",), minimum=4)
-    result = measure(films, None, None, planted.networks(), options)
-    assert "Atelectasis 3" in result.skipped["zero_shot_five"] and not result.rows
-    loose = Options(protocols=("zero_shot_five",), minimum=4, frontal=False)
-    assert measure(films, None, None, planted.networks(), loose).rows
+    with pytest.raises(
+        UserError, match=r"(?s)no protocol could.*zero_shot_five on toy"
+    ) as e:
+        run(films, names=["zero_shot_five"], minimum=4)
+    assert "Atelectasis 3" in str(e.value)
+    assert run(films, names=["zero_shot_five"], minimum=4, frontal=False).rows
 
 
 def test_same_seed_same_figures(measured):
     films, sentences, result = measured
-    again = measure(
-        films, sentences, sentences, planted.networks(), Options(by_view=True)
-    )
+    again = run(films, sentences, by_view=True)
     assert [row.as_json() for row in again.rows] == [
         row.as_json() for row in result.rows
     ]
 
 
 def test_protocols_are_chosen_by_prefix():
-    assert rows.select_protocols("zero_shot") == rows.PROTOCOLS[:2]
-    assert rows.select_protocols("retrieval, zero_shot") == rows.PROTOCOLS
-    assert rows.select_protocols("retrieval_exact") == ("retrieval_exact",)
+    everything = tuple(protocols.PROTOCOLS)
+    assert protocols.select("all") == everything
+    assert protocols.select("zero_shot_f") == NAMES[:2]
+    assert protocols.select("retrieval_exact") == ("retrieval_exact",)
+    chosen = protocols.select("retrieval_t, zero_shot_five")
+    assert chosen == ("zero_shot_five", "retrieval_text_to_image")
     with pytest.raises(UserError, match=r"'probe'.*zero_shot_five"):
-        rows.select_protocols("zero_shot,probe")
+        protocols.select("zero_shot,probe")
     with pytest.raises(UserError, match="names none"):
-        rows.select_protocols(" ,")
+        protocols.select(" ,")
+
+
+def test_every_protocol_tells_what_it_is():
+    for name in protocols.PROTOCOLS:
+        about = protocols.module_of(name).ABOUT
+        assert about.title and about.source and len(about.definition) > 60
+        assert about.traps
 
 
 @functools.cache
 def drawn(show_text):
     """The sections, drawn once for all tests."""
     films, sentences = planted.films(), planted.sentences()
-    result = measure(films, sentences, sentences, planted.networks(), Options())
-    return sections.of_result(result, films, sentences, show_text)
+    return run(films, sentences, show_text=show_text).sections
 
 
 def make(measured, show_text, simulated=False):
@@ -139,6 +220,7 @@ def test_results_json_keeps_its_promise(written, measured):
     results = json.loads((written / "results.json").read_text())
     assert {"checkpoint", "data", "rows", "prompt_overlap", "skipped"} <= set(results)
     always = {"protocol", "dataset", "metric", "value", "n", "chance", "untrained"}
+    always |= {"definition", "data"}
     for row in results["rows"]:
         assert always | {"low", "high"} <= set(row)
         assert re.match("zero_shot|retrieval", row["protocol"])
@@ -226,6 +308,5 @@ def test_reports_with_the_same_words_are_one_candidate():
     words = list(texts.texts)
     words[10:12] = ["THERE IS Atelectasis, secret0", "The bones are intact."]
     same = Sentences(words, texts.labels_Mx14, texts.patients, texts.studies)
-    options = Options(protocols=("retrieval_exact",))
-    result = measure(planted.films(), texts, same, planted.networks(), options)
+    result = run(planted.films(), same, ["retrieval_exact"])
     assert result.rows[0].note == "99 candidates" and result.rows[0].n == 100
