@@ -26,6 +26,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "medclip_jax.evaluate",
         "run evaluation protocols on a checkpoint and write a report",
     ),
+    "compare": (
+        "medclip_jax.compare",
+        "test whether two evaluated checkpoints differ",
+    ),
     "import": (
         "medclip_jax.import_weights",
         "make a workdir from official MedCLIP weights, to evaluate or export",

@@ -7,7 +7,7 @@ that two checkpoints can be compared later on the same resamples (`compare.py`).
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -322,16 +322,30 @@ def bootstrap(
     value = float(statistic(np.ones((1, owner.size)))[0])
     if count < 2 or not samples:
         return Interval(value, float("nan"), float("nan"))
-    rng = np.random.default_rng(seed)
-    block = max(1, _BLOCK_ENTRIES // owner.size)
-    drawn = []
-    for start in range(0, samples, block):
-        rows = min(block, samples - start)
-        times = rng.multinomial(count, np.full(count, 1 / count), size=rows)
-        drawn.append(statistic(times[:, owner].astype(np.float64)))
+    drawn = [statistic(weights) for weights in resample(owner, samples, seed)]
     values = np.concatenate(drawn)
     values = values[np.isfinite(values)]
     if not values.size:
         return Interval(value, float("nan"), float("nan"))
     low, high = np.percentile(values, [2.5, 97.5])
     return Interval(value, float(low), float(high))
+
+
+def resample(owner: np.ndarray, samples: int, seed: int) -> Iterator[np.ndarray]:
+    """Draws patients with replacement.
+
+    Args:
+      owner: int [N], the number of each unit's patient, 0 .. P - 1.
+      samples: how many resamples.
+      seed: of the draws.
+
+    Yields:
+      Unit weights float [r, N]; in all `samples` rows, in blocks that fit memory.
+    """
+    count = int(owner.max()) + 1
+    rng = np.random.default_rng(seed)
+    block = max(1, _BLOCK_ENTRIES // owner.size)
+    for start in range(0, samples, block):
+        rows = min(block, samples - start)
+        times = rng.multinomial(count, np.full(count, 1 / count), size=rows)
+        yield times[:, owner].astype(np.float64)

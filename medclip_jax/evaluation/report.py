@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from medclip_jax.evaluation import samples
 from medclip_jax.evaluation.rows import Row
 from medclip_jax.evaluation.stylesheet import CSS
 
@@ -96,7 +97,7 @@ class Report:
 
 
 def write(report: Report, out: str | Path) -> Path:
-    """Writes the three files.
+    """Writes report.html, results.json, results.md and samples.npz.
 
     Args:
       report: what to say.
@@ -118,6 +119,7 @@ def write(report: Report, out: str | Path) -> Path:
     text = json.dumps(results, indent=1, allow_nan=False)
     (out / "results.json").write_text(text + "\n", encoding="utf-8")
     (out / "results.md").write_text(markdown(report), encoding="utf-8")
+    samples.write(report.rows, out)
     page = out / "report.html"
     page.write_text(render(report), encoding="utf-8")
     return page
