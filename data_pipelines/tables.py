@@ -38,11 +38,17 @@ _SPLIT_WORDS: dict[str, str] = {
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
+    """Reads a CSV (or .csv.gz) with its empty strings kept; see `numbered_rows`."""
+    return [row for _, row in numbered_rows(path)]
+
+
+def numbered_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     """Reads a CSV (or .csv.gz) with its empty strings kept.
 
     Returns:
-      One dict a row, cells stripped; rows without any cell filled and a byte order
-      mark are ignored.
+      The line in the file (its last, where a cell holds line breaks) and one dict for
+      each row, cells stripped; rows without any cell filled, columns without a name
+      and a byte order mark are ignored.
 
     Raises:
       UserError: the file is missing, damaged, not UTF-8, has no header, an open
@@ -63,7 +69,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
                     )
                 cells = {k.strip(): (v or "").strip() for k, v in row.items() if k}
                 if any(cells.values()):
-                    rows.append(cells)
+                    rows.append((reader.line_num, cells))
             header = reader.fieldnames
     except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
         why = str(error) if isinstance(error, csv.Error) else type(error).__name__

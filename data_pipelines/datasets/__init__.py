@@ -3,5 +3,9 @@
 BUILDERS: dict[str, str] = {
     "mimic_cxr": "data_pipelines.datasets.mimic_cxr:MimicCxr",
     "chexpert": "data_pipelines.datasets.chexpert:Chexpert",
+    "ms_cxr": "data_pipelines.datasets.ms_cxr:MsCxr",
+    "ms_cxr_t": "data_pipelines.datasets.ms_cxr_t:MsCxrT",
+    "radnli": "data_pipelines.datasets.nli:RadNli",
+    "mednli": "data_pipelines.datasets.nli:MedNli",
     "csv": "data_pipelines.datasets.csv_folder:CsvFolder",
 }

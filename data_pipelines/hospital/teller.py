@@ -178,10 +178,18 @@ class Teller:
         return clauses
 
     def _tell(self, index: int, mode: str) -> wording.Clause:
-        return self._say(self.study.findings[index], mode, (index,))
+        return self.say(self.study.findings[index], mode, (index,))
 
-    def _say(self, finding: Finding, mode: str, indices: tuple[int, ...]):
-        """A clause on one finding, never equal to an evaluation prompt."""
+    def say(
+        self, finding: Finding, mode: str, indices: tuple[int, ...]
+    ) -> wording.Clause:
+        """A clause on one finding, never equal to an evaluation prompt.
+
+        Args:
+          finding: what to tell.
+          mode: see `wording.compose`.
+          indices: of the study's findings that the clause tells as present.
+        """
         course = "first" if mode in ("positive", "hedged") else mode
         told: dict[str, int] = {}
 
@@ -294,13 +302,13 @@ class Teller:
                 continue
             if old.name == "Lung Opacity" and "clear" not in self.flags:
                 continue
-            clauses.append(self._say(old, "resolved", ()))
+            clauses.append(self.say(old, "resolved", ()))
         return clauses
 
     def _absent_hedges(self) -> list[wording.Clause]:
         """Findings that are not there but that the report does not exclude."""
         return [
-            self._say(phantom(self.study, name), "hedged", ())
+            self.say(phantom(self.study, name), "hedged", ())
             for name in sorted(self.study.hedged - self.present - {DEVICES})
         ]
 

@@ -26,7 +26,7 @@ FOLDER = "benchmarks"
 LAYOUTS: tuple[str, ...] = ()
 """With films of their own, in the order of writing."""
 
-DERIVED: tuple[str, ...] = ()
+DERIVED: tuple[str, ...] = ("ms_cxr", "ms_cxr_t", "radnli", "mednli")
 """Annotations of the simulated MIMIC-CXR."""
 
 
