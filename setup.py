@@ -10,7 +10,17 @@ VERSION = re.search(
     r'__version__ = "(.+)"', (HERE / "medclip_jax" / "__init__.py").read_text()
 ).group(1)
 
-DATA = ["apache-beam>=2.60", "pydicom>=3"]
+# Decoders of compressed DICOM, all MIT, BSD or Apache licensed; what each is for stands
+# in data_pipelines/images/dicom_codecs.py. pyjpegls has no wheels for 3.14, where gdcm
+# does its work.
+DECODERS = [
+    "pyjpegls>=1.2; python_version < '3.14'",
+    "pylibjpeg>=2",
+    "pylibjpeg-openjpeg>=2",
+    "pylibjpeg-rle>=2",
+    "python-gdcm>=3.0.10",
+]
+DATA = ["apache-beam>=2.60", "pydicom>=3", *DECODERS]
 TORCH = ["torch>=2.4"]
 DEV = ["mypy", "pytest>=8", "pytest-xdist", "ruff", *DATA]
 
