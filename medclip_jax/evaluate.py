@@ -30,6 +30,7 @@ from medclip_jax.evaluate_data import (
 )
 from medclip_jax.evaluation import (
     baselines,
+    page,
     prompts,
     protocols,
     report,
@@ -83,11 +84,11 @@ def main(argv: list[str] | None = None) -> int:
         add_ceiling(results, bench, ceiling, args.batch_size)
 
     # --- Report -------------------------------------------------------------------
-    page = make_report(args, run, datasets, bench, results, overlap)
-    path = report.write(page, args.out)
-    rows = [row for row in page.rows if "/" not in row.protocol]
+    made = make_report(args, run, datasets, bench, results, overlap)
+    path = report.write(made, page.render(made, protocols.abouts()), args.out)
+    rows = [row for row in made.rows if "/" not in row.protocol]
     print(report.plain_table(rows))
-    for name, why in page.skipped.items():
+    for name, why in made.skipped.items():
         print(f"not run: {name}: {why}")
     _say(f"evaluated in {time.perf_counter() - started:.0f} s")
     print(f"report: {path}")

@@ -7,5 +7,6 @@ BUILDERS: dict[str, str] = {
     "ms_cxr_t": "data_pipelines.datasets.ms_cxr_t:MsCxrT",
     "radnli": "data_pipelines.datasets.nli:RadNli",
     "mednli": "data_pipelines.datasets.nli:MedNli",
+    "covidx": "data_pipelines.datasets.covidx:Covidx",
     "csv": "data_pipelines.datasets.csv_folder:CsvFolder",
 }

@@ -4,6 +4,7 @@ import importlib
 from types import ModuleType
 
 from medclip_jax.errors import UserError
+from medclip_jax.evaluation.protocol import About
 
 _ROOM = "medclip_jax.evaluation"
 
@@ -13,6 +14,7 @@ PROTOCOLS: dict[str, str] = {
     "retrieval_image_to_text": "retrieval_by_class",
     "retrieval_text_to_image": "retrieval_by_class",
     "retrieval_exact": "retrieval_exact",
+    "grounding": "grounding",
 }
 """Name to module; rows may add a suffix to the name after a slash."""
 
@@ -45,3 +47,8 @@ def select(wanted: str) -> tuple[str, ...]:
     if not chosen:
         raise UserError(f"--protocols names none; there are {', '.join(PROTOCOLS)}")
     return tuple(name for name in PROTOCOLS if name in chosen)
+
+
+def abouts() -> dict[str, About]:
+    """Protocol to what it measures, in the order of the report."""
+    return {name: module_of(name).ABOUT for name in PROTOCOLS}

@@ -1,21 +1,17 @@
-"""Writes results.json, results.md and one report.html that needs no network."""
+"""What a report says, and its files: results.json, results.md, samples.npz.
 
-import base64
-import html
-import io
+The page, report.html, is made in `page.py`.
+"""
+
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from medclip_jax.evaluation import samples
 from medclip_jax.evaluation.rows import Row
-from medclip_jax.evaluation.stylesheet import CSS
-
-THUMBNAIL = 176
 
 
 @dataclass(frozen=True)
@@ -57,12 +53,16 @@ class Query:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, a sentence or two, pictures, and retrieved films."""
+    """A heading, a sentence or two, pictures, and retrieved films.
+
+    `protocol` is the name of the protocol it belongs to; "" for parts of no protocol.
+    """
 
     title: str
     text: str
     pictures: list[Picture] = field(default_factory=list)
     queries: list[Query] = field(default_factory=list)
+    protocol: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,12 @@ class Report:
     extra: Mapping[str, object] = field(default_factory=dict)
 
 
-def write(report: Report, out: str | Path) -> Path:
+def write(report: Report, page: str, out: str | Path) -> Path:
     """Writes report.html, results.json, results.md and samples.npz.
 
     Args:
       report: what to say.
+      page: the HTML of `page.render`.
       out: folder, made if need be.
 
     Returns:
@@ -120,9 +121,9 @@ def write(report: Report, out: str | Path) -> Path:
     (out / "results.json").write_text(text + "\n", encoding="utf-8")
     (out / "results.md").write_text(markdown(report), encoding="utf-8")
     samples.write(report.rows, out)
-    page = out / "report.html"
-    page.write_text(render(report), encoding="utf-8")
-    return page
+    path = out / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return path
 
 
 COLUMNS = (
@@ -134,6 +135,7 @@ COLUMNS = (
     "chance",
     "untrained",
     "pixels",
+    "ImageNet",
     "supervised",
     "n",
 )
@@ -148,12 +150,13 @@ def cells(row: Row) -> tuple[str, ...]:
         row.protocol,
         row.dataset,
         row.metric,
-        _number(row.value) + (f" ± {row.std:.3f}" if row.std is not None else ""),
+        number(row.value) + (f" ± {row.std:.3f}" if row.std is not None else ""),
         interval,
-        _number(row.chance),
-        _number(row.untrained),
-        _number(row.pixels_logistic),
-        _number(row.supervised),
+        number(row.chance),
+        number(row.untrained),
+        number(row.pixels_logistic),
+        number(row.imagenet),
+        number(row.supervised),
         str(row.n),
     )
 
@@ -185,7 +188,7 @@ def _aligned(rows: Sequence[Row]) -> list[list[str]]:
     """Header and rows, without columns that are empty, each padded to its column."""
     table = [COLUMNS, *map(cells, rows)]
     widths = [max(map(len, column)) for column in zip(*table)]
-    used = _used_columns(rows)
+    used = used_columns(rows)
     return [[line[i].ljust(widths[i]) for i in used] for line in table]
 
 
@@ -195,162 +198,11 @@ SIMULATED = (
 )
 
 
-def render(report: Report) -> str:
-    """The page as one string of HTML; pictures are inside it."""
-    headline = next(
-        (
-            row
-            for row in report.rows
-            if (row.protocol, row.metric) == ("zero_shot_five", "accuracy")
-        ),
-        None,
-    )
-    main_rows = [row for row in report.rows if "/" not in row.protocol]
-    parts = [
-        f"<header><h1>{_e(report.title)}</h1>",
-        '<dl class="facts">',
-        *(
-            f"<div><dt>{_e(k)}</dt><dd>{_e(v)}</dd></div>"
-            for k, v in report.facts.items()
-        ),
-        "</dl></header>",
-    ]
-    if report.simulated:
-        name, rest = SIMULATED.split(". ", 1)
-        parts.append(f'<p class="banner"><b>{_e(name)}.</b> {_e(rest)}</p>')
-    if headline is not None:
-        parts.append(_ladder(headline))
-    parts.append(f"<section><h2>Figures</h2>{_table(main_rows)}")
-    parts.append(
-        "<p class=note>± is the deviation over prompt draws. Intervals hold 95 % of "
-        "resamples of whole patients. <i>Untrained</i> is the same network before its "
-        "first step.</p>"
-    )
-    if len(main_rows) < len(report.rows):
-        others = [row for row in report.rows if "/" in row.protocol]
-        parts.append(
-            f"<details><summary>{len(others)} further figures</summary>"
-            f"{_table(others)}</details>"
-        )
-    if report.skipped:
-        items = "".join(
-            f"<li><b>{_e(name)}</b>: {_e(why)}</li>"
-            for name, why in report.skipped.items()
-        )
-        parts.append(f'<div class="skipped"><h3>Not run</h3><ul>{items}</ul></div>')
-    parts.append("</section>")
-    parts += [_section(section) for section in report.sections]
-    if report.limits:
-        items = "".join(f"<li>{_e(limit)}</li>" for limit in report.limits)
-        parts.append(
-            "<section><h2>What these figures do not show</h2>"
-            f"<ul class=limits>{items}</ul></section>"
-        )
-    parts += [
-        f"<details><summary>{_e(name)}</summary><pre>{_e(text)}</pre></details>"
-        for name, text in report.details.items()
-    ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{_e(report.title)}</title><style>{CSS}</style></head>\n"
-        f"<body><main>{chr(10).join(parts)}</main></body></html>\n"
-    )
-
-
-def _ladder(row: Row) -> str:
-    """The headline figure among what it must be held against, as bars."""
-    steps = [
-        ("chance", row.chance, "other"),
-        ("untrained network", row.untrained, "other"),
-        ("logistic regression, 16 × 16 pixels", row.pixels_logistic, "other"),
-        ("zero-shot, from words alone", row.value, "this"),
-        ("supervised network, from labels", row.supervised, "other"),
-    ]
-    bars = "".join(
-        f'<div class="step {kind}"><span class="name">{_e(name)}</span>'
-        f'<span class="track"><span class="bar" style="width:{value:.1%}"></span></span>'
-        f'<span class="value">{value:.2f}</span></div>'
-        for name, value, kind in steps
-        if value is not None
-    )
-    interval = ""
-    if row.low is not None and np.isfinite(row.low):
-        interval = f", 95 % interval {row.low:.2f} to {row.high:.2f}"
-    return (
-        f'<section class="headline"><div class="big"><span>{row.value:.2f}</span>'
-        f"<p>zero-shot accuracy over five findings on {row.n} films of "
-        f"{_e(row.dataset)}{interval}</p></div>"
-        f'<div class="ladder">{bars}</div></section>'
-    )
-
-
-def _table(rows: Sequence[Row]) -> str:
-    used = _used_columns(rows)
-    head = "".join(
-        f"<th{' class=text' if i < 3 else ''}>{_e(COLUMNS[i])}</th>" for i in used
-    )
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f"<td{' class=text' if i < 3 else ' class=value' if i == 3 else ''}>"
-            f"{_e(cells(row)[i])}</td>"
-            for i in used
-        )
-        + "</tr>"
-        for row in rows
-    )
-    return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _section(section: Section) -> str:
-    figures = "".join(
-        f"<figure{' class=wide' if picture.wide else ''}>"
-        f'<img alt="{_e(picture.caption)}" '
-        f'src="data:image/png;base64,{base64.b64encode(picture.png).decode()}">'
-        f"<figcaption>{_e(picture.caption)}</figcaption></figure>"
-        for picture in section.pictures
-    )
-    return (
-        f"<section><h2>{_e(section.title)}</h2><p>{_e(section.text)}</p>"
-        f'<div class="pictures">{figures}</div>'
-        f"{''.join(map(_query, section.queries))}</section>"
-    )
-
-
-def _query(query: Query) -> str:
-    shown = f"“{_e(query.shown)}”" if query.is_text else _e(query.shown)
-    films = "".join(
-        f'<figure class="{"right" if film.right else "wrong"}">'
-        f'<img alt="chest film with {_e(film.found)}" src="{_thumbnail(film.film_HxW)}">'
-        f"<figcaption>{'✓' if film.right else '✗'} {_e(film.found)}</figcaption></figure>"
-        for film in query.films
-    )
-    return (
-        f'<div class="query"><div class="asks"><h3>{_e(query.asks)}</h3><p>{shown}</p>'
-        f'</div><div class="films">{films}</div></div>'
-    )
-
-
-def _thumbnail(film_HxW: np.ndarray) -> str:
-    image = Image.fromarray(film_HxW)
-    image.thumbnail((2 * THUMBNAIL, 2 * THUMBNAIL), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, format="jpeg", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _used_columns(rows: Sequence[Row]) -> list[int]:
+def used_columns(rows: Sequence[Row]) -> list[int]:
     """Columns that some row fills; an all-empty one is noise."""
     return [i for i in range(len(COLUMNS)) if any(cells(row)[i] for row in rows)]
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Three digits, or nothing where there is no value."""
     return "" if value is None or not np.isfinite(value) else f"{value:.3f}"
-
-
-def _e(text: object) -> str:
-    return html.escape(str(text), quote=True)

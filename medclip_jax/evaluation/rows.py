@@ -56,6 +56,7 @@ class Row:
       note: one line that the reader of the figure needs.
       definition: what the figure measures.
       data: fingerprint of the data it was measured on.
+      kind: what adapter read them: "rsna", "mimic_cxr", ...
       sample: what it was computed from, where it has an interval.
     """
 
@@ -75,6 +76,7 @@ class Row:
     note: str = ""
     definition: str = ""
     data: str = ""
+    kind: str = ""
     sample: Sample | None = field(default=None, repr=False, compare=False)
 
     def as_json(self) -> dict:

@@ -10,7 +10,41 @@ body { margin: 0; background: #fff; color: var(--ink);
 main { max-width: 1080px; margin: 0 auto; padding: 36px 22px 70px; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 14px; }
 h2 { font-size: 1.3rem; margin: 46px 0 8px; }
-h3 { font-size: 1.02rem; margin: 0 0 4px; }
+h3 { font-size: 1.08rem; margin: 30px 0 6px; }
+h4 { font-size: 1rem; margin: 0 0 4px; }
+h2[id], section[id] { scroll-margin-top: 12px; }
+nav { display: flex; flex-wrap: wrap; gap: 8px; margin: 22px 0 0; }
+nav a { padding: 4px 12px; border: 1px solid var(--line); border-radius: 99px;
+  color: var(--ink); text-decoration: none; font-size: .85rem; }
+nav a:hover { border-color: var(--blue); color: var(--blue); }
+.legend { display: flex; flex-wrap: wrap; gap: 4px 20px; color: var(--soft);
+  font-size: .82rem; margin-bottom: 6px; }
+.legend i, .strip i { display: inline-block; }
+.dot { width: 10px; height: 10px; border-radius: 50%; background: var(--grey); }
+.legend .dot { margin-right: 6px; }
+.dot.this { width: 14px; height: 14px; background: var(--blue); }
+.dot.untrained { background: #fff; border: 2px solid var(--grey); }
+.dot.imagenet { background: #d68a00; border-radius: 2px; }
+.dot.supervised { background: #00785a; border-radius: 2px; }
+.dot.paper { width: 9px; height: 9px; background: #b9559b; transform: rotate(45deg);
+  border-radius: 1px; opacity: .75; }
+.tick { width: 2px; height: 16px; background: var(--ink); opacity: .45; }
+.legend .tick { margin: 0 6px 0 0; vertical-align: middle; }
+.board .line { display: grid; grid-template-columns: minmax(190px, 1fr) 2.2fr 7.2em;
+  gap: 6px 22px; padding: 11px 0; border-bottom: 1px solid var(--line);
+  align-items: start; }
+.board small { display: block; color: var(--soft); font-size: .79rem; line-height: 1.35; }
+.board .figure { text-align: right; font-variant-numeric: tabular-nums; }
+.board .figure b { font-size: 1.15rem; }
+.strip { display: block; position: relative; height: 20px; margin-top: 4px;
+  background: linear-gradient(#eef2f6, #eef2f6) center / 100% 4px no-repeat; }
+.strip i { position: absolute; top: 50%; translate: -50% -50%; }
+.strip .range { translate: 0 -50%; height: 8px; border-radius: 4px; background: #1f5fa844; }
+.papers { margin: 2px 0 0; color: var(--soft); font-size: .78rem; line-height: 1.4;
+  max-width: none; }
+details.how { margin: 0 0 14px; padding: 6px 12px; font-size: .9rem; }
+details.how summary { font-weight: 400; color: var(--soft); }
+.part { margin-top: 18px; }
 p { margin: 0 0 12px; max-width: 46em; }
 .facts { display: flex; flex-wrap: wrap; gap: 10px 34px; margin: 0; }
 .facts dt { color: var(--soft); font-size: .8rem; }
@@ -66,6 +100,8 @@ summary { cursor: pointer; font-weight: 600; }
 pre { overflow-x: auto; font-size: .8rem; line-height: 1.45; }
 @media (max-width: 760px) {
   .headline, .pictures, .query { grid-template-columns: minmax(0, 1fr); }
+  .board .line { grid-template-columns: minmax(0, 1fr) auto; }
+  .board .scale { grid-column: 1 / -1; grid-row: 2; }
   .pictures figure.wide { grid-column: auto; }
   .step { grid-template-columns: 9em 1fr 2.6em; }
   .films { grid-template-columns: repeat(3, minmax(0, 1fr)); }

@@ -53,8 +53,14 @@ def run(
     """
     results = Results()
     jobs: list[Job] = []
-    for module in dict.fromkeys(module_of(name) for name in protocols):
-        jobs += module.plan(bench)
+    owner: dict[int, str] = {}
+    for name in protocols:
+        module = module_of(name)
+        if any(module is module_of(known) for known in owner.values()):
+            continue  # planned with another name of the same module
+        planned = module.plan(bench)
+        owner |= {id(job): name for job in planned}
+        jobs += planned
     results.skipped |= bench.skipped
     start = time.perf_counter()
     for films, positions, patches in gather(jobs):
@@ -67,11 +73,17 @@ def run(
         start = time.perf_counter()
         outcome = job.measure(networks)
         results.rows += [
-            replace(row, definition=about(row).definition, data=job.data())
+            replace(
+                row,
+                definition=about(row).definition,
+                data=job.data(),
+                kind=job.needs[0].films.kind if job.needs else "",
+            )
             for row in outcome.rows
             if row.protocol.split("/")[0] in protocols
         ]
-        results.sections += outcome.sections
+        name = owner[id(job)]
+        results.sections += [replace(part, protocol=name) for part in outcome.sections]
         results.skipped |= outcome.skipped
         results.seconds[job.name] = time.perf_counter() - start
     if not results.rows:

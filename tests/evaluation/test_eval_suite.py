@@ -11,7 +11,15 @@ import pytest
 
 from data_pipelines.findings import EVAL_FIVE
 from medclip_jax.errors import UserError
-from medclip_jax.evaluation import plots, protocols, report, rows, sections, suite
+from medclip_jax.evaluation import (
+    page,
+    plots,
+    protocols,
+    report,
+    rows,
+    sections,
+    suite,
+)
 from medclip_jax.evaluation.features import digest
 from medclip_jax.evaluation.sets import Sentences
 
@@ -192,6 +200,14 @@ def drawn(show_text):
     return run(films, sentences, show_text=show_text).sections
 
 
+def render(made):
+    return page.render(made, protocols.abouts())
+
+
+def write(made, out):
+    return report.write(made, render(made), out)
+
+
 def make(measured, show_text, simulated=False):
     result = measured[2]
     return report.Report(
@@ -212,7 +228,7 @@ def make(measured, show_text, simulated=False):
 @pytest.fixture(scope="module")
 def written(measured, tmp_path_factory):
     out = tmp_path_factory.mktemp("report")
-    report.write(make(measured, show_text=False), out)
+    write(make(measured, show_text=False), out)
     return out
 
 
@@ -232,28 +248,28 @@ def test_results_json_keeps_its_promise(written, measured):
 
 
 def test_the_page_needs_no_network(written):
-    page = (written / "report.html").read_text()
-    assert not re.search(r"https?://|//[a-z]+\.|<link|<script|@import|url\(", page)
-    sources = re.findall(r'src="([^"]*)"', page)
+    html = (written / "report.html").read_text()
+    assert not re.search(r"https?://|//[a-z]+\.|<link|<script|@import|url\(", html)
+    sources = re.findall(r'src="([^"]*)"', html)
     assert len(sources) > 25
     for source in sources:
         kind, data = source.split(";base64,")
         magic = {"data:image/png": b"\x89PNG", "data:image/jpeg": b"\xff\xd8"}[kind]
         assert base64.b64decode(data).startswith(magic)
-    assert "Evaluation &lt;of&gt; a test" in page
+    assert "Evaluation &lt;of&gt; a test" in html
 
 
 def test_report_text_is_shown_only_when_allowed(written, measured):
     hidden = (written / "report.html").read_text()
     assert "secret" not in hidden and re.search(r"study s\d\d\d", hidden)
     assert "secret" not in (written / "results.json").read_text()
-    shown = report.render(make(measured, show_text=True))
+    shown = render(make(measured, show_text=True))
     assert "secret" in shown
 
 
 def test_simulated_data_says_so_first(measured, written):
-    page = report.render(make(measured, show_text=True, simulated=True))
-    assert 0 < page.index("Simulated data") < page.index("zero-shot accuracy")
+    html = render(make(measured, show_text=True, simulated=True))
+    assert 0 < html.index("Simulated data") < html.index("zero-shot accuracy")
     assert "Simulated data" not in (written / "report.html").read_text()
 
 
@@ -262,8 +278,8 @@ def test_baselines_stand_in_the_ladder(measured):
 
     made = make(measured, show_text=False)
     head = replace(made.rows[0], pixels_logistic=0.38, supervised=0.9)
-    page = report.render(replace(made, rows=[head]))
-    assert "16 × 16 pixels" in page and 'style="width:38.0%"' in page
+    html = render(replace(made, rows=[head]))
+    assert "16 × 16 pixels" in html and 'style="width:38.0%"' in html
     assert "0.380" in report.plain_table([head])
     assert head.as_json()["supervised"] == 0.9
     assert "supervised" not in made.rows[0].as_json()

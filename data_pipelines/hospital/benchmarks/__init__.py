@@ -23,7 +23,9 @@ from types import ModuleType
 FOLDER = "benchmarks"
 """Below the simulation's folder; each layout has its own folder there."""
 
-LAYOUTS: tuple[str, ...] = ()
+LAYOUTS: tuple[str, ...] = (
+    "covidx",
+)
 """With films of their own, in the order of writing."""
 
 DERIVED: tuple[str, ...] = ("ms_cxr", "ms_cxr_t", "radnli", "mednli")
