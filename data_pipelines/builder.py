@@ -59,6 +59,10 @@ class StudyBuilder(
     NOTICE: ClassVar[str] = ""  # what whoever uses the data is bound to
     # Sets that are there to be evaluated on are no training data unless named.
     FOR_PRETRAINING: ClassVar[bool] = False
+    # How other sets name the patients, for --hold-out: in paths (a regular expression)
+    # and in a column, whose cells get the prefix. "" where no other set names them.
+    PATIENT_IN_PATH: ClassVar[str] = ""
+    PATIENT_COLUMN: ClassVar[tuple[str, str]] = ("", "")
 
     jobs: Sequence[parts.Job] = ()
     finished: Sequence[parts.Part] = ()

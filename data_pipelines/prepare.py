@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from data_pipelines import annotations, records, staging, summary
+from data_pipelines import annotations, hold_out, records, staging, summary
 from data_pipelines.datasets import BUILDERS
 from data_pipelines.plan import UNLABELLED, Scan, settle
 from data_pipelines.rejected import Rejection, describe_rejections, write_rejections
@@ -99,6 +99,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="passed to Beam as it is, for example --beam-options=--region=x; may be "
         "repeated",
     )
+    hold_out.add_argument(parser)
     for dataset in BUILDERS:
         builder_of(dataset).add_arguments(parser.add_argument_group(dataset))
     return parser
@@ -169,6 +170,7 @@ def identity(options: argparse.Namespace, name: str) -> dict[str, Any]:
     if getattr(options, "label_map", "") and Path(options.label_map).is_file():
         content = Path(options.label_map).read_bytes()
         made["label_map"] = hashlib.sha256(content).hexdigest()[:16]
+    made["hold_out"] = hold_out.identity(options.hold_out)
     return made
 
 
@@ -185,7 +187,9 @@ def prepare(
     start = time.perf_counter()
     builder_class = builder_of(options.dataset)
     print(f"prepare {options.dataset}: {options.raw} -> {target}")
-    scan = settle(builder_class.scan(options.raw, options))
+    scan = builder_class.scan(options.raw, options)
+    hold_out.apply(scan, options.hold_out, builder_class)
+    scan = settle(scan)
     if is_simulated(options.raw):
         builder_class = builder.simulated(builder_class, SIMULATED)
         relicense(scan)
@@ -232,7 +236,8 @@ def prepare(
     }
     about = finish(final, name, arguments, maker, annotated, more)
     staging.publish(final, target, work)
-    print(f"\n{summary.describe(about['counts'])}\n")
+    if about["images"] or about["reports"]:
+        print(f"\n{summary.describe(about['counts'])}\n")
     if rejected:
         print(f"rejected (see {target / 'rejected.csv'}):")
         print(describe_rejections(rejected))

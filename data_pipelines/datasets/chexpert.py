@@ -2,14 +2,18 @@
 
 `--raw` is the folder with train.csv and valid.csv, or the one above it, or the folder
 into which the four AIMI batches were unpacked (`CheXpert-v1.0 batch 1 (validate & csv)`
-and so on; the train batches hold patient folders without a `train/` above). test.csv
-is read too where there is one, with a column Path (a film) or Study (all its films).
+and so on; the train batches hold patient folders without a `train/` above). Labels of the
+test set are read too where its films are there: the first of test.csv, groundtruth.csv
+(the official ones, by study), test_labels.csv (CheXlocalize) and filter_test_labels.csv,
+with a column Path (a film) or Study (all its films).
 
 A path in a table may begin with `CheXpert-v1.0.../`, which is dropped; the split is that
-of the table (valid.csv -> validate). Labels are taken by name, age 0 is unknown, LL and
+of the table (valid.csv -> validate). Labels are taken by name, since the tables differ in their order
+(in those of single readers Lung Lesion and Lung Opacity change places); age 0 is unknown, LL and
 RL are laterals. Study K of a patient is taken as the K-th.
 
-Reference: Irvin et al. 2019, arXiv 1901.07031; tensorflow/datasets, chexpert.py.
+Reference: Irvin et al. 2019, arXiv 1901.07031; tensorflow/datasets, chexpert.py;
+rajpurkarlab/cheXpert-test-set-labels.
 """
 
 import os
@@ -36,6 +40,16 @@ SPLIT_OF_TABLE: dict[str, str] = {
     "valid": "validate",
     "test": "test",
 }
+NAMES_OF_TABLE: dict[str, tuple[str, ...]] = {
+    "train": ("train.csv",),
+    "valid": ("valid.csv",),
+    "test": (
+        "test.csv",
+        "groundtruth.csv",
+        "test_labels.csv",
+        "filter_test_labels.csv",
+    ),
+}
 FRONTAL: dict[str, str] = {
     "AP": "AP",
     "PA": "PA",
@@ -54,6 +68,7 @@ class Chexpert(StudyBuilder):
     """TFDS builder for CheXpert."""
 
     FOR_PRETRAINING = True
+    PATIENT_IN_PATH = r"(?<![0-9A-Za-z])patient\d{5}(?!\d)"
     DESCRIPTION = "Chest radiographs of Stanford Hospital with 14 labels, 2002-2017."
     NOTICE = (
         "Made from CheXpert (Stanford University Dataset Research Use Agreement): "
@@ -68,7 +83,7 @@ class Chexpert(StudyBuilder):
 
     @staticmethod
     def scan(raw: Path, options: Any) -> Scan:
-        """Reads train.csv, valid.csv and test.csv.
+        """Reads train.csv, valid.csv and the test set's labels.
 
         Raises:
           UserError: no table, a table without its columns, no film where it says.
@@ -84,6 +99,9 @@ class Chexpert(StudyBuilder):
         for name in sorted(set(SPLIT_OF_TABLE) - set(tables)):
             reading.made.notes.append(f"no {name}.csv")
         for name, path in tables.items():
+            if name == "test" and not reading.has_test_films():
+                reading.made.notes.append(f"{path.name}: no films of the test set")
+                continue
             reading.table(path, SPLIT_OF_TABLE[name])
         if not reading.made.films:
             raise UserError(
@@ -97,11 +115,11 @@ def find_tables(raw: Path) -> dict[str, Path]:
     """The tables by name, in the raw folder or in one CheXpert folder below it."""
     found = {}
     folders = [raw, *sorted(p for p in raw.glob("CheXpert-v1.0*") if p.is_dir())]
-    for name in SPLIT_OF_TABLE:
-        for path in (folder / f"{name}.csv" for folder in folders):
-            if path.is_file():
-                found[name] = path
-                break
+    for name, files in NAMES_OF_TABLE.items():
+        places = (folder / file for file in files for folder in folders)
+        path = next((place for place in places if place.is_file()), None)
+        if path is not None:
+            found[name] = path
     return found
 
 
@@ -116,6 +134,9 @@ class _Reading:
             for home in dict.fromkeys([*table_folders, raw, *sorted(batches)])
         ]
         self.home_of: dict[str, str | None] = {}
+
+    def has_test_films(self) -> bool:
+        return any((self.raw / home / "test").is_dir() for home in self.homes)
 
     def table(self, path: Path, split: str) -> None:
         """Adds the films of one table."""

@@ -91,6 +91,8 @@ class MimicCxr(StudyBuilder):
     """TFDS builder for MIMIC-CXR-JPG and its reports."""
 
     FOR_PRETRAINING = True
+    PATIENT_IN_PATH = r"(?<![0-9A-Za-z])p1\d{7}(?=[/\\])"
+    PATIENT_COLUMN = ("subject_id", "p")
     DESCRIPTION = "Chest radiographs and reports of one US hospital, 2011-2016."
     NOTICE = (
         "Made from MIMIC-CXR (PhysioNet Credentialed Health Data License): share "

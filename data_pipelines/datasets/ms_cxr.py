@@ -182,7 +182,7 @@ def _read(row: dict[str, str]) -> tuple[tuple[str, str, str], dict, list[float]]
         raise ValueError(
             f"x, y, w, h = {x}, {y}, {w}, {h}: not in a film of {width} x {height}"
         )
-    phrase = {
+    phrase: dict[str, Any] = {
         "image_id": row["dicom_id"],
         "patient_id": match.group(1),
         "text": text,

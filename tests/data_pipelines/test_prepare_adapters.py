@@ -252,6 +252,57 @@ def test_chexpert_test_table_by_study(tmp_path):
     }
 
 
+def swapped(rows):
+    """Tables of single readers have Lung Lesion and Lung Opacity the other way round."""
+    names = list(rows[0])
+    one, other = names.index("Lung Lesion"), names.index("Lung Opacity")
+    names[one], names[other] = names[other], names[one]
+    return [{name: row[name] for name in names} for row in rows]
+
+
+def test_chexpert_official_test_labels_in_any_order_of_columns(tmp_path, capsys):
+    root = tmp_path / "raw"
+    train = raw.chexpert_rows("train", range(2), "CheXpert-v1.0/")
+    films = raw.chexpert_rows("test", range(70, 72), "CheXpert-v1.0/")
+    raw.write_csv(root / "train.csv", train)
+    given = dict.fromkeys(FINDINGS, 0.0) | {"Lung Opacity": 1.0}
+    by_study = [
+        {"Study": f"CheXpert-v1.0/test/patient000{n}/study1"} | given for n in (70, 71)
+    ]
+    raw.write_csv(root / "groundtruth.csv", by_study)
+    raw.write_films(train, small(root))
+    assert len(images(prepare("chexpert", root, tmp_path / "a"))) == 4
+    assert "groundtruth.csv: no films of the test set" in capsys.readouterr().out
+    raw.write_films(films, small(root))
+    made = [images(prepare("chexpert", root, tmp_path / "b"))]
+    raw.write_csv(root / "groundtruth.csv", swapped(by_study))
+    made.append(images(prepare("chexpert", root, tmp_path / "c")))
+    for found in made:
+        test = [r for r in found.values() if r["split"] == "test"]
+        assert len(test) == 4
+        for record in test:
+            named = dict(zip(FINDINGS, record["labels"].tolist()))
+            assert named == {name: int(code) for name, code in given.items()}
+
+
+def test_chexpert_test_labels_by_film(tmp_path):
+    """Lists of frontal test films with 14 labels: a column Path, no view."""
+    root = tmp_path / "raw"
+    train = raw.chexpert_rows("train", range(2), "CheXpert-v1.0/")
+    films = raw.chexpert_rows("test", range(70, 72), "CheXpert-v1.0/")
+    raw.write_csv(root / "train.csv", train)
+    raw.write_films(train + films, small(root))
+    names = [n.replace("Lung Opacity", "Airspace Opacity") for n in FINDINGS]
+    labels = raw.labels_row({"Airspace Opacity": 1}, names)
+    chosen = [{"Path": row["Path"][14:]} | labels for row in films[::2]]
+    raw.write_csv(root / "filter_test_labels.csv", chosen)
+    found = images(prepare("chexpert", root, tmp_path))
+    test = {i: r["labels"] for i, r in found.items() if r["split"] == "test"}
+    assert [name.rsplit("/", 1)[1] for name in test] == ["view1_frontal.jpg"] * 2
+    opacity = FINDINGS.index("Lung Opacity")
+    assert all(labels[opacity] == 1 for labels in test.values())
+
+
 def test_chexpert_bad_rows_are_listed(tmp_path):
     root = tmp_path / "raw"
     train = raw.chexpert_rows("train", range(4), "CheXpert-v1.0/")
