@@ -7,10 +7,10 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 
 from tqdm import tqdm
@@ -19,22 +19,25 @@ from data_pipelines.findings import FINDINGS
 from data_pipelines.hospital import benchmarks, tables
 from data_pipelines.hospital.benchmarks import DERIVED, LAYOUTS
 from data_pipelines.hospital.course import MAX_PATIENTS
+from data_pipelines.hospital.simulation_folder import (
+    PARTS,
+    check_space,
+    open_folder,
+    write_record,
+    write_whole,
+)
 from data_pipelines.hospital.writer import TABLES, Settings, write_patient
 from medclip_jax.errors import UserError
 
-VERSION = 1
-"""Of what a simulation's bytes look like; a new one never continues an older."""
-
-RECORD = "simulation.json"
-PARTS = ".parts"
+HOSPITAL = ("mimic_cxr", "chexpert")
 PATIENTS_A_PART = 8
 
 _EXAMPLES = """examples:
   medclip-jax simulate --out runs/raw --patients 2000 --seed 0 --size 256
   medclip-jax simulate --out runs/small --patients 20 --size 128 --chexpert-patients 0
 
-The same command continues an interrupted simulation. The result is the same for any
-number of jobs. Then:
+The same command continues an interrupted simulation; with --benchmarks it adds those
+sets to a complete one. The result is the same for any number of jobs. Then:
   medclip-jax prepare --dataset mimic_cxr --raw runs/raw/mimic-cxr --out runs/shards
   medclip-jax prepare --dataset chexpert --raw runs/raw/chexpert --out runs/shards
 """
@@ -141,105 +144,33 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     settings = read_settings(options)
     root = Path(options.out)
-    if open_folder(root, settings):
+    state = open_folder(root, settings)
+    if state == "complete":
         print(f"{root} already holds this simulation, complete; nothing to do.")
         return 0
     check_space(root, settings)
     start = time.monotonic()
     jobs = options.jobs or len(os.sched_getaffinity(0))
-    films = write_parts(root, settings, jobs)
+    datasets = LAYOUTS if state == "grows" else (*HOSPITAL, *LAYOUTS)
+    films = write_parts(root, settings, jobs, datasets)
     print("Writing the tables ...", flush=True)
-    counts = tables.write_tables(root, read_parts(root, settings))
+    if state != "grows":
+        counts = tables.write_tables(root, read_parts(root, settings, HOSPITAL))
+        print_counts(root, counts)
     write_benchmarks(root, settings)
     tables.write_readmes(root, settings)
     write_record(root, settings, complete=True)
     shutil.rmtree(root / PARTS)
-    print_summary(root, counts, films, time.monotonic() - start, jobs)
+    print_end(root, films, time.monotonic() - start, jobs)
     return 0
-
-
-# --- The folder ------------------------------------------------------------------
-
-
-def open_folder(root: Path, settings: Settings) -> bool:
-    """Makes or checks the folder.
-
-    Args:
-      root: the folder.
-      settings: what it should hold.
-
-    Returns:
-      True where it already holds exactly that, complete.
-
-    Raises:
-      UserError: it holds something else.
-    """
-    if root.exists() and not root.is_dir():
-        raise UserError(f"--out: expected a folder, found the file {root}.")
-    record = root / RECORD
-    if not record.exists():
-        if root.exists() and any(root.iterdir()):
-            raise UserError(
-                f"--out: expected a new or empty folder, or an unfinished simulation, "
-                f"found {root} with other files; give another folder."
-            )
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--out: cannot make {root}: {error.strerror}.") from error
-        write_record(root, settings, complete=False)
-        return False
-    try:
-        found = json.loads(record.read_text("utf-8"))
-        past = {"version": found["version"], **found["settings"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{record}: expected the record of a simulation, found something else; "
-            "give another folder."
-        ) from error
-    now = {"version": VERSION, **asdict(settings)}
-    changed = [
-        f"{name} {past.get(name)} there, {now.get(name)} asked for"
-        for name in sorted(past.keys() | now.keys())
-        if past.get(name) != now.get(name)
-    ]
-    if changed:
-        raise UserError(
-            f"{root} holds a different simulation ({'; '.join(changed)}); give another "
-            "folder, or remove this one."
-        )
-    return bool(found.get("complete"))
-
-
-def write_record(root: Path, settings: Settings, complete: bool) -> None:
-    record = {"version": VERSION, "complete": complete, "settings": asdict(settings)}
-    _write_whole(root / RECORD, json.dumps(record, indent=2) + "\n")
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Writes a file so that it is never seen half written."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, "utf-8")
-    part.replace(path)
-
-
-def check_space(root: Path, settings: Settings) -> None:
-    """Refuses a simulation that the disk cannot hold."""
-    films = 4.3 * (settings.patients + settings.chexpert_patients)
-    films += 1.5 * len(LAYOUTS) * settings.benchmarks
-    needed = films * (0.45 * 1.2 * settings.size**2 + 8192)
-    free = shutil.disk_usage(root).free
-    if needed > free:
-        raise UserError(
-            f"--out: expected about {needed / 1e9:.1f} GB of free space for {films:.0f} "
-            f"films, found {free / 1e9:.1f} GB; take fewer patients or a smaller size."
-        )
 
 
 # --- Parts -----------------------------------------------------------------------
 
 
-def part_list(settings: Settings) -> list[tuple[str, int, int]]:
+def part_list(
+    settings: Settings, datasets: Sequence[str]
+) -> list[tuple[str, int, int]]:
     """(dataset, first patient, last patient + 1) of every part, in order."""
     totals = {
         "mimic_cxr": settings.patients,
@@ -249,6 +180,7 @@ def part_list(settings: Settings) -> list[tuple[str, int, int]]:
     return [
         (dataset, first, min(first + PATIENTS_A_PART, total))
         for dataset, total in totals.items()
+        if dataset in datasets
         for first in range(0, total, PATIENTS_A_PART)
     ]
 
@@ -267,7 +199,7 @@ def write_part(root: Path, settings: Settings, part: tuple[str, int, int]) -> in
         for name, more in write_patient(root, settings, dataset, number).items():
             rows[name] += more
     films = sum(len(study["images"]) for study in rows["studies"])
-    _write_whole(part_path(root, part), json.dumps(rows))
+    write_whole(part_path(root, part), json.dumps(rows))
     return films
 
 
@@ -283,7 +215,7 @@ def write_benchmark_part(
     for number in range(first, last):
         for table, more in layout.write_patient(folder, settings, number).items():
             rows.setdefault(table, []).extend(more)
-    _write_whole(part_path(root, part), json.dumps(rows))
+    write_whole(part_path(root, part), json.dumps(rows))
     return last - first
 
 
@@ -304,10 +236,12 @@ def write_benchmarks(root: Path, settings: Settings) -> None:
         benchmarks.module(name).write_tables(folder, settings, root)
 
 
-def write_parts(root: Path, settings: Settings, jobs: int) -> int:
+def write_parts(
+    root: Path, settings: Settings, jobs: int, datasets: Sequence[str]
+) -> int:
     """Writes every part that is not there yet; the number of films written."""
     (root / PARTS).mkdir(exist_ok=True)
-    parts = part_list(settings)
+    parts = part_list(settings, datasets)
     todo = [part for part in parts if not part_path(root, part).exists()]
     if len(todo) < len(parts):
         print(f"Continuing: {len(parts) - len(todo)} of {len(parts)} parts are there.")
@@ -345,28 +279,21 @@ def _run(root, settings, todo, jobs) -> Iterator[tuple[tuple[str, int, int], int
 
 
 def read_parts(
-    root: Path,
-    settings: Settings,
-    datasets: tuple[str, ...] = ("mimic_cxr", "chexpert"),
+    root: Path, settings: Settings, datasets: Sequence[str]
 ) -> Iterator[dict[str, list[dict]]]:
     """The rows of each part of some datasets, in the order of the patients."""
-    for part in part_list(settings):
-        if part[0] in datasets:
-            yield json.loads(part_path(root, part).read_text("utf-8"))
+    for part in part_list(settings, datasets):
+        yield json.loads(part_path(root, part).read_text("utf-8"))
 
 
-def print_summary(
-    root: Path, counts: Counter, films: int, seconds: float, jobs: int
-) -> None:
-    """What was written, how often each finding occurs, and the rate."""
+def print_counts(root: Path, counts: Counter) -> None:
+    """What the hospital holds, and how often each finding occurs."""
     print(f"\nSimulated hospital in {root}")
     print(
         f"  {counts['patients']} patients, {counts['studies']} studies, "
         f"{counts['films']} films, {counts['reports']} reports, "
-        f"{counts['sentences']} sentences"
+        f"{counts['sentences']} sentences\n"
     )
-    rate = films / max(seconds, 1e-9)
-    print(f"  {seconds:.0f} s, {rate:.1f} films/s in {jobs} processes\n")
     print(
         f"  {'finding':<28}{'in film':>9}{'positive':>10}{'hedged':>8}{'negative':>10}"
     )
@@ -376,6 +303,12 @@ def print_summary(
             f"  {name:<28}{counts['truth', name]:>9}{told[0]:>10}{told[1]:>8}{told[2]:>10}"
         )
     print(f"\n  one of the five evaluation findings alone: {counts['alone']} studies")
+
+
+def print_end(root: Path, films: int, seconds: float, jobs: int) -> None:
+    """The rate, and what to do next."""
+    rate = films / max(seconds, 1e-9)
+    print(f"\n  {seconds:.0f} s, {rate:.1f} films/s in {jobs} processes")
     print("\nEverything above is simulated. Next: medclip-jax prepare, on")
     for layout in ("mimic-cxr", "chexpert"):
         if (root / layout).exists():
@@ -383,7 +316,9 @@ def print_summary(
     for name in (*LAYOUTS, *DERIVED):
         folder = root / benchmarks.FOLDER / name
         if folder.exists():
-            print(f"  --dataset {name} --raw {folder}")
+            adapter = getattr(benchmarks.module(name), "DATASET", name)
+            more = f" --name {name}" if adapter != name else ""
+            print(f"  --dataset {adapter} --raw {folder}{more}")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ INK, GRID = "#1B2430", "#E3E8EE"
 DPI = 130
 TSNE_FILMS = 600
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 11,
     "axes.titlesize": 12.5,
@@ -46,13 +46,15 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
+def figure_of(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
+    """A figure of so many inches, and its axes side by side."""
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     return figure, figure.subplots(1, columns)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The figure as a file; equal figures give equal bytes."""
     buffer = io.BytesIO()
     # Without the software stamp the same figures give the same bytes.
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
@@ -70,8 +72,8 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
       PNG bytes.
     """
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(6.4, 5.4)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = figure_of(6.4, 5.4)
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         axes.set_xticks(range(len(names)), names, rotation=35, ha="right")
         axes.set_yticks(range(len(names)), names)
@@ -93,7 +95,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
         bar = figure.colorbar(image, ax=axes, shrink=0.8, format=PercentFormatter(1))
         bar.outline.set_visible(False)
         bar.set_label("share of the films of a finding")
-        return _png(figure)
+        return png(figure)
 
 
 def roc(scores_NxC: np.ndarray, classes: np.ndarray, names: Sequence[str]) -> bytes:
@@ -104,8 +106,8 @@ def roc(scores_NxC: np.ndarray, classes: np.ndarray, names: Sequence[str]) -> by
       classes: int [N].
       names: C class names.
     """
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(5.8, 6.2)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = figure_of(5.8, 6.2)
         axes.plot([0, 1], [0, 1], "--", color=CHANCE, lw=1.4, label="chance 0.50")
         for c, name in enumerate(names):
             false, true, _ = roc_curve(classes == c, scores_NxC[:, c])
@@ -132,7 +134,7 @@ def roc(scores_NxC: np.ndarray, classes: np.ndarray, names: Sequence[str]) -> by
             title="area under the curve",
             fontsize=10,
         )
-        return _png(figure)
+        return png(figure)
 
 
 def class_bars(
@@ -142,8 +144,8 @@ def class_bars(
     chance: float,
 ) -> bytes:
     """Share of each class's films that were named right, beside untrained and chance."""
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(6.4, 5.2)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = figure_of(6.4, 5.2)
         place = np.arange(len(names))
         for shift, values, colour, label in (
             (-0.2, trained, TRAINED, "trained"),
@@ -162,7 +164,7 @@ def class_bars(
         axes.set_yticks(np.arange(0, 1.01, 0.2))
         axes.grid(axis="x", visible=False)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=3)
-        return _png(figure)
+        return png(figure)
 
 
 def precision_curves(rows: Mapping[str, Sequence[Any]]) -> bytes:
@@ -171,8 +173,8 @@ def precision_curves(rows: Mapping[str, Sequence[Any]]) -> bytes:
     Args:
       rows: panel title to its rows, whose metrics end in "_K".
     """
-    with matplotlib.rc_context(_STYLE):
-        figure, panels = _figure(4.6 * len(rows) + 0.6, 4.2, len(rows))
+    with matplotlib.rc_context(STYLE):
+        figure, panels = figure_of(4.6 * len(rows) + 0.6, 4.2, len(rows))
         for axes, (title, panel) in zip(np.atleast_1d(panels), rows.items()):
             ks = [int(row.metric.rsplit("_", 1)[1]) for row in panel]
             place = range(len(ks))
@@ -190,7 +192,7 @@ def precision_curves(rows: Mapping[str, Sequence[Any]]) -> bytes:
         np.atleast_1d(panels)[0].set_ylabel("precision at K")
         handles, labels = np.atleast_1d(panels)[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3)
-        return _png(figure)
+        return png(figure)
 
 
 def finding_dots(rows: Sequence[Any]) -> bytes:
@@ -201,8 +203,8 @@ def finding_dots(rows: Sequence[Any]) -> bytes:
     """
     ordered = sorted(rows, key=lambda row: row.value)
     names = [row.protocol.split("/", 1)[1] for row in ordered]
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(7.2, 1.6 + 0.36 * len(rows))
+    with matplotlib.rc_context(STYLE):
+        figure, axes = figure_of(7.2, 1.6 + 0.36 * len(rows))
         place = np.arange(len(rows))
         axes.axvline(0.5, color=CHANCE, ls="--", lw=1.4, label="chance")
         axes.scatter(
@@ -239,7 +241,7 @@ def finding_dots(rows: Sequence[Any]) -> bytes:
         axes.set(xlim=(max(0, lowest - 0.03), 1.0), xlabel="AUROC")
         axes.grid(axis="y", visible=False)
         axes.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=3)
-        return _png(figure)
+        return png(figure)
 
 
 def project(embeddings_NxD: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -270,8 +272,8 @@ def tsne(
       classes: int [N].
       names: C class names.
     """
-    with matplotlib.rc_context(_STYLE):
-        figure, axes_of = _figure(5.2 * len(panels), 5.3, len(panels))
+    with matplotlib.rc_context(STYLE):
+        figure, axes_of = figure_of(5.2 * len(panels), 5.3, len(panels))
         for axes, (title, points) in zip(np.atleast_1d(axes_of), panels.items()):
             for c, name in enumerate(names):
                 chosen = classes == c
@@ -297,7 +299,7 @@ def tsne(
             columnspacing=1.2,
             handletextpad=0.2,
         )
-        return _png(figure)
+        return png(figure)
 
 
 def training_curves(lines: Sequence[Mapping[str, float]]) -> bytes:
@@ -317,9 +319,9 @@ def training_curves(lines: Sequence[Mapping[str, float]]) -> bytes:
         for name in ("loss", "zero_shot/accuracy", "zero_shot/auroc")
     }
     measured = {n: s for n, s in series.items() if s and n != "loss"}
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         columns = 2 if measured else 1
-        figure, axes_of = _figure(4.9 * columns, 3.9, columns)
+        figure, axes_of = figure_of(4.9 * columns, 3.9, columns)
         axes_of = np.atleast_1d(axes_of)
         if series["loss"]:
             axes_of[0].plot(*zip(*series["loss"]), color=TRAINED, lw=1.8)
@@ -341,4 +343,4 @@ def training_curves(lines: Sequence[Mapping[str, float]]) -> bytes:
             figure.legend(handles, labels, loc="outside lower center", ncols=4)
         for axes in axes_of:
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        return _png(figure)
+        return png(figure)

@@ -16,6 +16,7 @@ from medclip_jax.evaluation import (
     five_class,
     metrics,
     plots,
+    plots_curves,
     prompts,
     zero_shot,
 )
@@ -30,7 +31,7 @@ from medclip_jax.evaluation.protocol import (
     Outcome,
     each,
 )
-from medclip_jax.evaluation.report import Picture, Section
+from medclip_jax.evaluation.report import Picture, Query, RetrievedFilm, Section
 from medclip_jax.evaluation.rows import Row, measured
 from medclip_jax.evaluation.sets import Films
 
@@ -136,7 +137,10 @@ def _measure(
             )
             for name, of in logits.items()
         }
-        return Outcome(rows, [_section(films, chosen, drawn)])
+        probabilities = _softmax(drawn["trained"]).mean(axis=0)
+        rows.append(_calibration(films, chosen, drawn))
+        section = _section(films, chosen, drawn, probabilities)
+        return Outcome(rows, [section])
 
     return measure
 
@@ -252,8 +256,63 @@ def _macro_rows(protocol, dataset, drawn, classes, chance, about) -> list[Row]:
     ]
 
 
-def _section(
+def _softmax(scores: np.ndarray) -> np.ndarray:
+    raised = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return raised / raised.sum(axis=-1, keepdims=True)
+
+
+def _calibration(
     films: Films, chosen: five_class.FiveClassSet, drawn: Mapping[str, np.ndarray]
+) -> Row:
+    errors = {}
+    for name, scores_DxNxC in drawn.items():
+        chances = _softmax(scores_DxNxC).mean(axis=0)
+        right = chances.argmax(axis=1) == chosen.classes
+        errors[name] = plots_curves.calibration_error(chances.max(axis=1), right)
+    return Row(
+        f"{NAME}/calibration",
+        films.name,
+        "expected_calibration_error",
+        errors["trained"],
+        len(chosen),
+        0.0,
+        errors.get("untrained"),
+        note="lower is better; softmax over the class scores, mean over the draws",
+    )
+
+
+def _mistakes(
+    films: Films, chosen: five_class.FiveClassSet, chances: np.ndarray, most: int = 5
+) -> Query:
+    """The films that the network was most sure of and wrong about, two a class at most."""
+    told = chances.argmax(axis=1)
+    sure = np.where(told != chosen.classes, chances.max(axis=1), -1.0)
+    picked: list[int] = []
+    for film in np.argsort(-sure, kind="stable"):
+        alike = [p for p in picked if chosen.classes[p] == chosen.classes[film]]
+        if sure[film] >= 0 and len(picked) < most and len(alike) < 2:
+            picked.append(int(film))
+    shown = []
+    if picked:
+        pixels = np.concatenate(list(films.read(chosen.indices[picked])))[..., 0]
+        shown = [
+            RetrievedFilm(
+                film,
+                f"{EVAL_FIVE[chosen.classes[p]]}, taken for {EVAL_FIVE[told[p]]} "
+                f"({chances[p, told[p]]:.0%})",
+                False,
+            )
+            for film, p in zip(pixels, picked)
+        ]
+    text = "wrong, and most sure of it; at most two of a finding"
+    return Query("Failures", text, False, shown)
+
+
+def _section(
+    films: Films,
+    chosen: five_class.FiveClassSet,
+    drawn: Mapping[str, np.ndarray],
+    chances: np.ndarray,
 ) -> Section:
     classes = chosen.classes
     scores = drawn["trained"].mean(axis=0)
@@ -287,7 +346,21 @@ def _section(
                 plots.roc(zero_shot.against_rest(scores), classes, EVAL_FIVE),
                 "Each finding against the other four.",
             ),
+            Picture(
+                plots_curves.precision_recall(
+                    zero_shot.against_rest(scores), classes, EVAL_FIVE
+                ),
+                "Precision against recall, each finding against the other four.",
+            ),
+            Picture(
+                plots_curves.reliability(
+                    chances.max(axis=1), chances.argmax(axis=1) == classes
+                ),
+                "Calibration: films by how sure the network was of the finding it "
+                "named. Numbers are films.",
+            ),
         ],
+        [_mistakes(films, chosen, chances)],
     )
 
 

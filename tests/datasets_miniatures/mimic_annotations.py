@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from data_pipelines import annotations, records
-from data_pipelines.hospital import benchmarks, simulate
+from data_pipelines.hospital import benchmarks, simulate, simulation_folder
 from data_pipelines.hospital.writer import Settings
 from data_pipelines.prepare import main
 
@@ -22,7 +22,7 @@ def simulated(root: Path) -> Path:
 
 def annotate(name: str, folder: Path, root: Path) -> Path:
     """Writes a set of DERIVED for the hospital at `root`."""
-    stored = json.loads((root / simulate.RECORD).read_text())["settings"]
+    stored = json.loads((root / simulation_folder.RECORD).read_text())["settings"]
     settings = dataclasses.replace(Settings(**stored), benchmarks=PATIENTS)
     folder.mkdir(parents=True)
     benchmarks.module(name).write_tables(folder, settings, root)

@@ -6,7 +6,13 @@ from sklearn import metrics as sk
 
 from data_pipelines.findings import EVAL_FIVE, FINDINGS
 from medclip_jax.errors import UserError
-from medclip_jax.evaluation import baselines, prompts, retrieval, zero_shot
+from medclip_jax.evaluation import (
+    baselines,
+    plots_curves,
+    prompts,
+    retrieval,
+    zero_shot,
+)
 from medclip_jax.evaluation.retrieval_exact import exact_rows
 from medclip_jax.evaluation.zero_shot_findings import findings_rows
 from medclip_jax.evaluation.zero_shot_five import five_class_rows
@@ -213,3 +219,16 @@ def test_five_of_takes_the_five_columns_by_name():
     assert baselines.five_of(logits).tolist() == [0, 1, 2, 3, 4]
     with pytest.raises(UserError, match="14 findings"):
         baselines.five_of(logits[:, :5])
+
+
+def test_calibration_error_of_hand_made_bins():
+    # 4 films at 0.95, 3 right; 6 films at 0.55, 3 right: 0.4 * 0.2 + 0.6 * 0.05
+    confidence = np.array([0.95] * 4 + [0.55] * 6)
+    right = np.array([True] * 3 + [False] + [True] * 3 + [False] * 3)
+    error = plots_curves.calibration_error(confidence, right)
+    assert error == pytest.approx(0.4 * 0.2 + 0.6 * 0.05)
+    rng = np.random.default_rng(0)
+    sure = rng.random(20000)
+    honest = rng.random(20000) < sure
+    assert plots_curves.calibration_error(sure, honest) < 0.02
+    assert plots_curves.calibration_error(np.ones(10), np.ones(10, bool)) == 0

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines.hospital import simulate
+from data_pipelines.hospital import benchmarks, simulate
 from data_pipelines.hospital.writer import write_patient
 from medclip_jax import cli
 from medclip_jax.errors import UserError
@@ -51,6 +52,23 @@ def test_a_patient_is_the_same_in_a_larger_simulation(whole, tmp_path):
     shared = [name for name in small if name.endswith((".jpg", ".txt"))]
     assert len(shared) > 8
     assert all(small[name] == large[name] for name in shared)
+
+
+def test_sets_to_be_judged_on_are_added_to_a_complete_simulation(whole, tmp_path):
+    grown, once = tmp_path / "grown", tmp_path / "once"
+    shutil.copytree(whole, grown)
+    assert run(grown, "--benchmarks", "4", "--jobs", "1") == 0
+    assert run(once, "--benchmarks", "4") == 0
+    assert digest(grown) == digest(once)
+    before = digest(whole)
+    assert all(
+        digest(grown)[name] == made
+        for name, made in before.items()
+        if name not in ("simulation.json", "README.md")
+    )
+    assert (grown / "benchmarks" / benchmarks.LAYOUTS[0]).is_dir()
+    with pytest.raises(UserError, match=r"different simulation \(benchmarks 4 there"):
+        run(grown, "--benchmarks", "2")
 
 
 def test_complete_is_said_and_left_alone(whole, capsys):
