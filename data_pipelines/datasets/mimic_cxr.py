@@ -1,4 +1,4 @@
-"""MIMIC-CXR-JPG with the reports of MIMIC-CXR (PhysioNet, credentialed access).
+"""MIMIC-CXR-JPG or MIMIC-CXR, with reports (PhysioNet, credentialed access).
 
 Read from the raw folder, each table as .csv or .csv.gz:
 
@@ -11,6 +11,16 @@ Read from the raw folder, each table as .csv or .csv.gz:
     [files/]p10/p10000032/s50414267/DICOM_ID.jpg
     reports: s50414267.txt beside the study's folder, the same below
     mimic-cxr-reports/, or in the study's folder; or all that below --reports DIR
+
+The DICOM release MIMIC-CXR (2.0.0, 2.1.0) has no such tables but
+
+    cxr-record-list             dicom_id, subject_id and study_id of each film
+    [files/]p10/p10000032/s50414267/DICOM_ID.dcm
+
+Views, sizes and times then come from the headers; with the tables of MIMIC-CXR-JPG put
+beside it, from those. cxr-study-list names the reports where they are looked for anyway;
+cxr-provider-list is not used. Its films have not the gray levels of the JPG release (see
+data_pipelines/images/dicom.py): do not train on the one and evaluate on the other.
 
 Labels are of the study and so of each of its films. A study without a row in the label
 table (8 of the release) is labelled from its report; a row of blanks means that
@@ -31,6 +41,7 @@ from typing import Any
 
 from data_pipelines import rejected
 from data_pipelines.builder import StudyBuilder
+from data_pipelines.datasets.dicom_headers import read_headers
 from data_pipelines.findings import FINDINGS
 from data_pipelines.plan import FilmPlan, ReportPlan, Scan, split_of_patient
 from data_pipelines.tables import (
@@ -45,32 +56,21 @@ from data_pipelines.tables import (
 )
 from medclip_jax.errors import UserError
 
+OTHER_VIEWS = (
+    "LPO, RAO, RPO, LAO, AP AXIAL, XTABLE LATERAL, AP LLD, PA LLD, AP RLD, PA RLD, "
+    "L5 S1, SWIMMERS"
+)
 VIEW_OF: dict[str, str] = {
     "": "UNKNOWN",
     "AP": "AP",
     "PA": "PA",
     "LATERAL": "LATERAL",
     "LL": "LATERAL",
-    **dict.fromkeys(
-        (
-            "LPO",
-            "RAO",
-            "RPO",
-            "LAO",
-            "AP AXIAL",
-            "XTABLE LATERAL",
-            "AP LLD",
-            "PA LLD",
-            "AP RLD",
-            "PA RLD",
-            "L5 S1",
-            "SWIMMERS",
-        ),
-        "OTHER",
-    ),
+    **dict.fromkeys(OTHER_VIEWS.split(", "), "OTHER"),
 }
 LICENSE = "PhysioNet Credentialed Health Data License 1.5.0"
 CREDIT = "MIMIC-CXR-JPG, Johnson et al. 2019"
+REPORT_CREDIT = "MIMIC-CXR, Johnson et al. 2019"
 IMAGE_PLACES = [
     (prefix, suffix)
     for prefix in ("files/", "")
@@ -84,6 +84,7 @@ REPORT_PLACES = (
     "files/{group}/{subject}/{study}/{study}.txt",
     "{group}/{subject}/{study}/{study}.txt",
 )
+HEADER_TAGS = ("ViewPosition", "StudyDate", "StudyTime", "Rows", "Columns")
 PROBES = 200
 
 
@@ -133,8 +134,8 @@ class MimicCxr(StudyBuilder):
         """Reads the release's tables.
 
         Raises:
-          UserError: no metadata table, no film where it says, a table without its
-            columns.
+          UserError: neither metadata nor record list, no film where they say, a table
+            without its columns.
         """
         return _Reading(raw, options).scan()
 
@@ -144,20 +145,26 @@ class _Reading:
         self.raw = raw
         self.options = options
         self.made = Scan(reports_root=options.reports)
-        path = find_table(raw, "mimic-cxr-*-metadata")
+        metadata = find_table(raw, "mimic-cxr-*-metadata")
+        path = metadata or find_table(raw, "cxr-record-list")
         if path is None:
             raise UserError(
-                f"expected mimic-cxr-2.0.0-metadata.csv (or .csv.gz) in {raw}, found "
-                "none; --raw is the root of MIMIC-CXR-JPG, where its tables are"
+                f"expected mimic-cxr-2.0.0-metadata.csv (or .csv.gz) in {raw}, or "
+                "cxr-record-list.csv beside DICOM files, found neither; --raw is the "
+                "root of MIMIC-CXR-JPG or MIMIC-CXR, where its tables are"
             )
         self.rows = read_rows(path)
-        wanted = ["dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate"]
-        need_columns(path, self.rows, wanted)
+        wanted = ["dicom_id", "subject_id", "study_id"]
+        from_table = ["ViewPosition", "StudyDate"] if metadata else []
+        need_columns(path, self.rows, wanted + from_table)
+        self.place = self._find_images()
+        if metadata is None:
+            self._read_headers(path)
         self.splits = self._read_splits()
         self.labels = self._read_labels()
 
     def scan(self) -> Scan:
-        prefix, suffix = self._find_images()
+        prefix, suffix = self.place
         studies: dict[str, FilmPlan] = {}
         for row in self.rows:
             film = self._film(row, prefix, suffix)
@@ -245,9 +252,25 @@ class _Reading:
             raise UserError(
                 f"of {len(probes)} films tried, none is below {self.raw}, for example "
                 f"{example} (with or without files/); is --raw the root of "
-                "MIMIC-CXR-JPG, and is the download complete?"
+                "MIMIC-CXR-JPG or MIMIC-CXR, and is the download complete?"
             )
         return prefix, suffix
+
+    def _read_headers(self, path: Path) -> None:
+        """Fills the rows of a record list with what the films' headers say."""
+        prefix, suffix = self.place
+        if suffix != ".dcm":
+            raise UserError(
+                f"expected mimic-cxr-2.0.0-metadata.csv (or .csv.gz) beside {path}, "
+                f"found none; films that end in {suffix} tell neither view nor date"
+            )
+        places = [_Place(row) for row in self.rows]
+        paths = [self.raw / f"{prefix}{p.folder}/{p.dicom_id}.dcm" for p in places]
+        for row, header in zip(self.rows, read_headers(paths, HEADER_TAGS)):
+            row.update(header or dict.fromkeys(HEADER_TAGS, ""))
+        self.made.notes.append(
+            f"{path.name}: views, sizes and times are from the DICOM headers"
+        )
 
     def _film(self, row: dict[str, str], prefix: str, suffix: str) -> FilmPlan | None:
         place = _Place(row)
@@ -286,7 +309,7 @@ class _Reading:
             original_height=int_of(row.get("Rows", "")),
             original_width=int_of(row.get("Columns", "")),
             license=LICENSE,
-            credit=CREDIT,
+            credit=CREDIT if suffix != ".dcm" else REPORT_CREDIT,
         )
 
     def _reports(self, studies: dict[str, FilmPlan]) -> None:
@@ -313,7 +336,9 @@ class _Reading:
         if not found:
             if self.made.reports_root:
                 raise UserError(f"--reports: found no report below {root}")
-            self.made.notes.append("no report was found: films only")
+            packed = sorted(self.raw.glob("mimic-cxr-reports.*"))
+            more = f"; unpack {packed[0].name}" if packed else ""
+            self.made.notes.append(f"no report was found: films only{more}")
             return
         for study, path in missing:
             self.made.reject(rejected.MISSING_FILE, study, path, "report")
@@ -325,7 +350,7 @@ class _Reading:
                 path=path,
                 time=film.time,
                 license=LICENSE,
-                credit=CREDIT.replace("MIMIC-CXR-JPG", "MIMIC-CXR"),
+                credit=REPORT_CREDIT,
             )
             self.made.reports.append(plan)
 

@@ -14,6 +14,7 @@ Layouts of DERIVED annotate the simulated MIMIC-CXR and have no films of their o
     write_tables(folder, settings, root)
         Reads the truth below `root` and writes the annotation files.
 
+A module may name in DATASET the adapter that reads it, where that is not its own name.
 Every layout holds the traps of the real one: its odd headers, spellings and orders.
 """
 
@@ -23,12 +24,10 @@ from types import ModuleType
 FOLDER = "benchmarks"
 """Below the simulation's folder; each layout has its own folder there."""
 
-LAYOUTS: tuple[str, ...] = (
-    "covidx",
-)
+LAYOUTS: tuple[str, ...] = ("covidx",)
 """With films of their own, in the order of writing."""
 
-DERIVED: tuple[str, ...] = ("ms_cxr", "ms_cxr_t", "radnli", "mednli")
+DERIVED: tuple[str, ...] = ("ms_cxr", "ms_cxr_t", "radnli", "mednli", "mimic_dicom")
 """Annotations of the simulated MIMIC-CXR."""
 
 

@@ -1,0 +1,119 @@
+"""MIMIC-CXR 2.1.0, the DICOM release, of the simulation's test patients.
+
+The films of `mimic-cxr/` again, as 12-bit DICOM: at most one patient for each of
+--benchmarks. No table tells view or date: they are in the headers. Every fourth patient's
+films are MONOCHROME1 (high values dark). Reports stand beside the study folders, and
+cxr-record-list, cxr-study-list and cxr-provider-list have the columns of the release.
+Nothing but the rendering differs from the films of `mimic-cxr/`, whose JPEGs they are.
+
+Prepare it with `--dataset mimic_cxr --name mimic_dicom`.
+"""
+
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+
+from data_pipelines.hospital import layouts
+from data_pipelines.hospital.writer import Settings
+from data_pipelines.tables import read_rows
+from medclip_jax.errors import UserError
+
+DATASET = "mimic_cxr"
+"""The adapter that reads it."""
+
+RECORD_COLUMNS = ("subject_id", "study_id", "dicom_id", "path")
+STUDY_COLUMNS = ("subject_id", "study_id", "path")
+PROVIDER_COLUMNS = (
+    "subject_id",
+    "study_id",
+    "ordering_provider_id",
+    "attending_provider_id",
+    "resident_provider_id",
+)
+
+
+def write_tables(folder: Path, settings: Settings, root: Path) -> None:
+    """Writes films, reports and tables from those of `mimic-cxr/` below `root`."""
+    source = root / layouts.MIMIC
+    splits = read_rows(source / "mimic-cxr-2.0.0-split.csv.gz")
+    test = sorted({row["subject_id"] for row in splits if row["split"] == "test"})
+    chosen = {subject: at for at, subject in enumerate(test[: settings.benchmarks])}
+    records, studies = [], {}
+    for row in read_rows(source / "mimic-cxr-2.0.0-metadata.csv.gz"):
+        subject, study = row["subject_id"], row["study_id"]
+        if subject not in chosen:
+            continue
+        home = f"files/p{subject[:2]}/p{subject}/s{study}"
+        path = f"{home}/{row['dicom_id']}.dcm"
+        (folder / home).mkdir(parents=True, exist_ok=True)
+        jpeg = (source / path).with_suffix(".jpg").read_bytes()
+        data = dicom(jpeg, row, inverted=chosen[subject] % 4 == 3)
+        (folder / path).write_bytes(data)
+        shutil.copyfile(source / f"{home}.txt", folder / f"{home}.txt")
+        who = {"subject_id": subject, "study_id": study}
+        records.append({**who, "dicom_id": row["dicom_id"], "path": path})
+        studies[study] = {**who, "path": f"{home}.txt"}
+    columns = {
+        "record": (RECORD_COLUMNS, records),
+        "study": (STUDY_COLUMNS, list(studies.values())),
+        "provider": (PROVIDER_COLUMNS, list(studies.values())),
+    }
+    for name, (header, rows) in columns.items():  # who read a film is left blank
+        cells = [{column: row.get(column, "") for column in header} for row in rows]
+        layouts.write_csv(folder / f"cxr-{name}-list.csv.gz", header, cells)
+
+
+def dicom(jpeg: bytes, row: dict[str, str], inverted: bool) -> bytes:
+    """A film as a DICOM file of 12 bits stored.
+
+    Args:
+      jpeg: the film, 8-bit gray.
+      row: of the metadata table, for the header.
+      inverted: MONOCHROME1, with the values turned over.
+
+    Raises:
+      UserError: pydicom is not installed.
+    """
+    try:
+        from pydicom.dataset import FileDataset, FileMetaDataset
+        from pydicom.uid import (
+            DigitalXRayImageStorageForPresentation,
+            ExplicitVRLittleEndian,
+            generate_uid,
+        )
+    except ImportError:
+        raise UserError(
+            "--benchmarks needs pydicom for its DICOM films, which is not installed: "
+            'pip install "medclip_jax[data]"'
+        ) from None
+    gray_HxW = simplejpeg.decode_jpeg(jpeg, "GRAY")[..., 0]
+    stored_HxW = gray_HxW.astype(np.uint16) * 16 + 8
+    if inverted:
+        stored_HxW = 4095 - stored_HxW
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
+    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[row["dicom_id"]])
+    made = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    made.SOPClassUID = meta.MediaStorageSOPClassUID
+    made.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+    made.Modality = "DX"
+    made.PatientID = row["subject_id"]
+    made.StudyID = row["study_id"]
+    made.StudyDate = row["StudyDate"]
+    clock, _, fraction = row["StudyTime"].partition(".")
+    made.StudyTime = f"{clock.zfill(6)}.{fraction}"
+    made.ViewPosition = row["ViewPosition"]
+    made.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"
+    made.SamplesPerPixel, made.PixelRepresentation = 1, 0
+    made.BitsAllocated, made.BitsStored, made.HighBit = 16, 12, 11
+    made.Rows, made.Columns = stored_HxW.shape
+    made.WindowCenter, made.WindowWidth = "2048", "4096"
+    made.PixelData = stored_HxW.astype("<u2").tobytes()
+    made["PixelData"].VR = "OW"
+    file = io.BytesIO()
+    made.save_as(file, enforce_file_format=True)
+    return file.getvalue()
