@@ -138,7 +138,8 @@ def _data() -> ConfigDict:
             "min_patients": 5,
             "sections": ("findings", "impression"),
             "text": "sentence",
-            "paired_fraction": 1.0,
+            "fraction": 1.0,  # of the patients
+            "paired_fraction": 1.0,  # of those, whose films and reports join
             "augment": {
                 "flip": 0.5,
                 "brightness": 0.2,

@@ -127,6 +127,7 @@ def build(
     split: str,
     views: Sequence[str] = (),
     sections: Sequence[str] = (),
+    fraction: float = 1.0,
 ) -> Catalog:
     """Makes the catalog of one split.
 
@@ -136,13 +137,16 @@ def build(
       views: image views to keep; empty is all.
       sections: sentences of these sections are kept; empty is all. A report that
         has none of them (a caption, a report without headings) keeps all.
+      fraction: share of the patients, chosen by a hash of their ids; a smaller share
+        is part of a larger one.
 
     Returns:
       The catalog. An image or report that is filtered out has no index.
     """
     parts, n_studies = [], 0
     for number, dataset in enumerate(datasets):
-        part = _one(dataset, number, split, views, sections, n_studies)
+        table = _table(dataset, split, fraction)
+        part = _one(dataset, table, number, views, sections, n_studies)
         n_studies += len(part["study_share_Q"])
         parts.append(part)
     merged = {
@@ -163,18 +167,26 @@ def build(
     )
 
 
+def _table(dataset: Dataset, split: str, fraction: float) -> pa.Table:
+    table = dataset.table
+    if split:
+        table = table.filter(pc.equal(table["split"], split))
+    if fraction < 1:
+        patients = table["patient_id"].to_pylist()
+        # Another hash than that of `paired_fraction`: the two choices are independent.
+        kept = [_share(f"share of {dataset.name}", p) < fraction for p in patients]
+        table = table.filter(pa.array(kept, pa.bool_()))
+    return table.combine_chunks()
+
+
 def _one(
     dataset: Dataset,
+    table: pa.Table,
     number: int,
-    split: str,
     views: Sequence[str],
     sections: Sequence[str],
     first_study: int,
 ) -> dict:
-    table = dataset.table
-    if split:
-        table = table.filter(pc.equal(table["split"], split))
-    table = table.combine_chunks()
     study = first_study + np.arange(table.num_rows)
     patients = table["patient_id"].to_pylist()
     part = _images(table, number, study, views)

@@ -94,6 +94,7 @@ class DataOptions:
     text: str = "sentence"  # of the view "pairs"; or "report"
     row: str = "image"  # of "pairs"; or "study": one of its images at random
     sections: tuple[str, ...] = ("findings", "impression")  # () is all
+    fraction: float = 1.0  # share of the patients that are trained on at all
     paired_fraction: float = 1.0  # share of patients whose films and reports join
     augment: Augment = Augment()
     unpaired: Unpaired = Unpaired()
@@ -132,8 +133,9 @@ class DataOptions:
         ):
             value = getattr(self, name)
             _require(value in valid, name, value, f"one of {valid}")
-        fraction = self.paired_fraction
-        _require(0 <= fraction <= 1, "paired_fraction", fraction, "in [0, 1]")
+        paired = self.paired_fraction
+        _require(0 <= paired <= 1, "paired_fraction", paired, "in [0, 1]")
+        _require(0 < self.fraction <= 1, "fraction", self.fraction, "in (0, 1]")
         self._check_unpaired()
 
     def _check_unpaired(self) -> None:

@@ -238,7 +238,9 @@ class TrainInput:
 def open_catalog(datasets: list, options: DataOptions) -> catalogs.Catalog:
     """The catalog of the training split under the options' filters."""
     wanted = options.views or (FRONTAL if options.frontal_only else ())
-    return catalogs.build(datasets, options.train_split, wanted, options.sections)
+    return catalogs.build(
+        datasets, options.train_split, wanted, options.sections, options.fraction
+    )
 
 
 def make_tokenizer(

@@ -5,56 +5,11 @@ import jax
 import make_datasets
 import numpy as np
 import pytest
+from readers import BASE, CONFIGS, DATA, equal, ids_to_words, make
 
 from data_pipelines.records import Dataset
 from medclip_jax.errors import UserError
 from medclip_jax.inputs import reader
-
-BASE = {
-    "image_size": 24,
-    "crop_from": 32,
-    "text_length": 12,
-    "vocab_size": 150,
-    "min_patients": 1,
-    "sections": (),
-    "workers": 3,
-    "prefetch": 3,
-}
-CONFIGS = {
-    "pairs": {"view": "pairs"},
-    "pairs by study": {"view": "pairs", "row": "study"},
-    "reports": {"view": "pairs", "text": "report"},
-    "decoupled": {"view": "unpaired"},
-    "more texts": {
-        "view": "unpaired",
-        "unpaired": {"texts_per_image": 1.5, "text_only_weight": 2.0},
-    },
-    "official": {"view": "unpaired", "unpaired": {"sampling": "official"}},
-    "images": {"view": "images"},
-}
-DATA = [
-    make_datasets.make_dataset("a"),
-    make_datasets.make_dataset("b", 5, 9, 3, seed=1),
-]
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return reader.make_tokenizer(DATA, BASE)
-
-
-def make(tokenizer, config=(), batch=8, seed=0, process=(0, 1), data=DATA):
-    config = {**BASE, **dict(config)}
-    return reader.TrainInput(data, config, tokenizer, seed, batch, *process)
-
-
-def leaves(batch):
-    return jax.tree.leaves(batch)
-
-
-def equal(one, other) -> bool:
-    pairs = zip(leaves(one), leaves(other), strict=True)
-    return all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in pairs)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -129,18 +84,6 @@ def test_threads_get_what_one_thread_gets(tokenizer):
     for thread in threads:
         thread.join()
     assert not wrong
-
-
-def ids_to_words(tokenizer, row):
-    return tokenizer._fast.decode(row, skip_special_tokens=True)
-
-
-def film_index(inputs):
-    """Maps a labels row to the catalog's image: the labels of the toys are unique."""
-    return {
-        labels.tobytes(): index
-        for index, labels in enumerate(inputs.catalog.image_labels_Ix14)
-    }
 
 
 def test_pairs_join_each_film_with_a_sentence_of_its_study(tokenizer):
@@ -220,6 +163,28 @@ def test_sections_choose_the_sentences(tokenizer):
     assert "4 reports have none of the sections impression" in inputs.describe()
 
 
+def test_a_fraction_of_the_data_is_of_whole_patients_and_nested(tokenizer):
+    def patients(fraction):
+        inputs = make(tokenizer, {"fraction": fraction, "view": "unpaired"}, batch=4)
+        catalog = inputs.catalog
+        return {*zip(catalog.study_dataset_Q, catalog.study_patient_Q)}, catalog
+
+    everyone, whole = patients(1.0)
+    half, catalog = patients(0.5)
+    quarter, _ = patients(0.25)
+    assert quarter < half < everyone
+    assert abs(len(half) / len(everyone) - 0.5) < 0.25
+    # A patient's studies are all there, or none of them.
+    for name, patient in half:
+        count = [
+            np.sum((c.study_dataset_Q == name) & (c.study_patient_Q == patient))
+            for c in (catalog, whole)
+        ]
+        assert count[0] == count[1]
+    with pytest.raises(UserError, match=r"fraction.*\(0, 1\]"):
+        make(tokenizer, {"fraction": 0.0}, batch=4)
+
+
 def test_paired_fraction_takes_whole_patients_out_of_the_pairs(tokenizer):
     half = make(tokenizer, {"paired_fraction": 0.5}, batch=4)
     catalog = half.catalog
@@ -258,107 +223,6 @@ def test_films_alone_need_no_text():
 
 
 # -- decoupled ------------------------------------------------------------------------
-
-
-def test_decoupled_meets_every_image_and_every_sentence(tokenizer):
-    inputs = make(tokenizer, {"view": "unpaired"})
-    n_images, n_texts = inputs.view.n_images, inputs.view.n_texts
-    assert (n_images, n_texts) == (34 + 15, 51 + 16)
-    rows = inputs.view.rows(np.arange(n_images), np.arange(n_texts))
-    assert sorted(rows.image_N) == list(range(49))
-    assert sorted(rows.sentence_M) == list(range(67))
-
-
-def test_decoupled_draws_images_and_texts_independently():
-    """All combinations of kinds at one position, as often as chance has it."""
-    data = [make_datasets.make_dataset("a", 200, 400, 600)]
-    tokenizer = reader.make_tokenizer(data, BASE)
-    view = make(tokenizer, {"view": "unpaired"}, data=data).view
-    positions = np.arange(7200)  # whole passes: 9 over the images, 4 over the texts
-    rows = view.rows(positions, positions)
-    image_alone, text_alone = rows.image_N >= 400, rows.sentence_M >= 600
-    table = np.histogram2d(image_alone, text_alone, bins=2)[0]
-    expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / len(positions)
-    assert expected.min() > 1000
-    assert ((table - expected) ** 2 / expected).sum() < 15  # 1 degree: p < 0.0002
-    study_of_image = view._catalog.image_study_I[rows.image_N]
-    study_of_text = view._catalog.report_study_R[rows.report_M]
-    met = (study_of_image == study_of_text).sum()
-    by_chance = len(positions) * 200 * (2 / 800) * (3 / 1800)
-    assert by_chance / 4 < met < by_chance * 3
-
-
-def test_decoupled_weights_change_the_shares(tokenizer):
-    config = {"paired_weight": 1.0, "image_only_weight": 0.0, "text_only_weight": 4.0}
-    inputs = make(tokenizer, {"view": "unpaired", "unpaired": config})
-    rows = inputs.view.rows(np.arange(600), np.arange(600))
-    catalog = inputs.catalog
-    has_text = catalog.study_report_Q[catalog.image_study_I[rows.image_N]] >= 0
-    assert has_text.all()
-    with_image = np.isin(catalog.report_study_R[rows.report_M], catalog.image_study_I)
-    assert with_image.mean() == pytest.approx(51 / (51 + 4 * 16), abs=0.01)
-
-
-def test_normal_sentences_can_be_drawn_less_often(tokenizer):
-    views = {
-        weight: make(
-            tokenizer, {"view": "unpaired", "unpaired": {"normal_text_weight": weight}}
-        ).view
-        for weight in (1.0, 0.25, 0.0)
-    }
-    normal = views[1.0]._catalog.sentence_labels_Sx14[:, 0] == 1
-    known = np.sort(views[1.0]._texts.at(np.arange(views[1.0].n_texts)))
-    n_normal, n_other = normal[known].sum(), (~normal[known]).sum()
-    assert n_normal and n_other
-    for weight, view in views.items():
-        drawn = view.rows(np.arange(6000), np.arange(6000)).sentence_M
-        share = weight * n_normal / (weight * n_normal + n_other)
-        assert normal[drawn].mean() == pytest.approx(share, abs=0.01)
-
-
-# -- official ------------------------------------------------------------------------
-
-
-def test_official_gives_own_sentences_or_prompts_of_like_labels(tokenizer):
-    inputs = make(tokenizer, CONFIGS["official"])
-    catalog = inputs.catalog
-    rows = inputs.view.rows(np.arange(800), np.arange(800))
-    study = catalog.image_study_I[rows.image_N]
-    own = catalog.study_report_Q[study] >= 0
-    assert own.any() and not own.all()
-    np.testing.assert_array_equal(
-        rows.report_M[own], catalog.study_report_Q[study[own]]
-    )
-    image = catalog.image_labels_Ix14[rows.image_N[~own]][:, 1:] == 1
-    text = catalog.sentence_labels_Sx14[rows.sentence_M[~own]][:, 1:] == 1
-    assert (image & text).any(axis=1).all()
-    # The prompts come from all reports, those without films among them.
-    assert not np.isin(
-        catalog.report_study_R[rows.report_M[~own]], catalog.image_study_I
-    ).all()
-
-
-def test_official_labels_are_the_sentence_s_or_no_finding(tokenizer):
-    data = [make_datasets.make_dataset("a")]
-    for report in data[0].reports:
-        report["sentence_labels"][:] = -2
-    table = data[0].table.to_pylist()
-    for row in table:
-        row["sentence_labels"] = [-2] * len(row["sentence_labels"])
-    data = [dataclasses.replace(data[0], table=_table(table))]
-    batch = make(tokenizer, CONFIGS["official"], data=data).batch(0)
-    has_text = batch["text_weight_M"] == 1
-    # Nothing is labelled, so there is no prompt: films without a report have no text.
-    assert has_text.any() and not has_text.all()
-    assert (batch["text_labels_Mx14"][has_text, 0] == 1).all()
-    assert (batch["text_labels_Mx14"][has_text, 1:] == 0).all()
-    assert (batch["image_weight_N"] == 1).all()
-
-
-def _table(rows):
-    from data_pipelines import records
-
-    return records.pa.Table.from_pylist(rows, schema=records.TABLE_SCHEMA)
 
 
 # -- bad records and user errors -------------------------------------------------------
