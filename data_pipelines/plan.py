@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,25 @@ def carve_validate(patient_id: str) -> str:
     """
     draw = int.from_bytes(order_key(f"validation of {patient_id}")[:4], "big") % 10
     return "train" if draw else "validate"
+
+
+def stratified_splits(classes: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """70/10/20 of each class, for sources without a split and with one film a patient.
+
+    Args:
+      classes: class -> ids; the outcome does not depend on the order of either.
+
+    Returns:
+      id -> "train", "validate" or "test": within a class the ids in the order of a hash,
+      the first fifth for test, the next tenth for validation.
+    """
+    made = {}
+    for ids in classes.values():
+        ordered = sorted(set(ids), key=order_key)
+        for place, id in enumerate(ordered):
+            share = place / len(ordered)
+            made[id] = "test" if share < 0.2 else "validate" if share < 0.3 else "train"
+    return made
 
 
 def safe_path(root: str | Path, relative: str) -> Path | None:

@@ -8,5 +8,6 @@ BUILDERS: dict[str, str] = {
     "radnli": "data_pipelines.datasets.nli:RadNli",
     "mednli": "data_pipelines.datasets.nli:MedNli",
     "covidx": "data_pipelines.datasets.covidx:Covidx",
+    "covid_radiography": "data_pipelines.datasets.covid_radiography:CovidRadiography",
     "csv": "data_pipelines.datasets.csv_folder:CsvFolder",
 }

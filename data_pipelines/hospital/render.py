@@ -127,6 +127,22 @@ def render(
     return Film(pixels, {k: m for k, m in sorted(masks.items()) if m.any()})
 
 
+def lung_fields(
+    body: Body, view: str, size: int, seed: int, difficulty: float = 0.5
+) -> dict[str, np.ndarray]:
+    """Where a frontal film of the same arguments shows each healthy lung.
+
+    As a reader outlines them: beside heart and mediastinum and above the diaphragm.
+
+    Returns:
+        bool HxW of "left" and "right", the patient's sides.
+    """
+    pose = film.draw_pose(body, view, size, seed, difficulty)
+    chest = organs.project(build(body, pose, difficulty), Frame(pose))
+    beside = chest.heart < 20
+    return {side: (chest.lungs[side] > 35) & beside for side in (LEFT, RIGHT)}
+
+
 def _paint(scene: Scene, findings) -> dict[int, np.ndarray]:
     masks = {}
     for name, painter in PAINTERS.items():
