@@ -92,7 +92,7 @@ class Embedder:
         self._text_length = text_length
         self._progress = progress
         self._between = between or (lambda: None)
-        self._local = bool(getattr(method, "scores_locally", False))
+        self.local = bool(getattr(method, "scores_locally", False))
         self._normalize = normalize
         self._compiled: dict[tuple[str, Mesh], Callable] = {}
 
@@ -151,7 +151,7 @@ class Embedder:
           UserError: when a logit is not finite; ranking such logits means nothing.
         """
         score = self._jit(self._method.score, _mesh_of(variables))
-        size = self.batch_size if self._local else SCORE_BLOCK
+        size = self.batch_size if self.local else SCORE_BLOCK
         blocks = []
         for rows in _blocks(images, size):
             parts = [
@@ -195,7 +195,7 @@ class Embedder:
     def _kept(self, embedding: Any) -> Any:
         # Local features of a whole test set do not fit a host; only a method that
         # scores with them keeps them.
-        if self._local:
+        if self.local:
             return embedding
         names = {field.name for field in dataclasses.fields(embedding)}
         return embedding.replace(**{n: None for n in LOCAL_FIELDS if n in names})

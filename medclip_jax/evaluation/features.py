@@ -73,6 +73,8 @@ class Network:
           positions: int [K], ascending.
           patches: int [k], those among them whose local features are kept.
         """
+        if self._embedder.local:  # its `score` compares patches with words
+            patches = positions
         stored = self._load(films)
         before = self.embedded
         for part, local in (
@@ -94,8 +96,19 @@ class Network:
             stored.save(self._path(films))
 
     def images(self, films: Films, positions: np.ndarray) -> ImageEmbedding:
-        """Trunk and joint vectors of films, host arrays in the order asked for."""
-        return self._films[films.name].vectors(films.ids[positions])
+        """Trunk and joint vectors of films, host arrays in the order asked for.
+
+        Local features are with them for a method that scores by these.
+        """
+        images = self._films[films.name].vectors(films.ids[positions])
+        if not self._embedder.local:
+            return images
+        patches = self.patches(films, positions)
+        return images.replace(
+            patches_BxPxC=patches.trunk_BxPxF,
+            local_BxPxD=patches.local_BxPxD,
+            grid=patches.grid,
+        )
 
     def trunk(self, films: Films, positions: np.ndarray) -> np.ndarray:
         """float32 [K, F], before any projection."""

@@ -50,6 +50,16 @@ class Planted:
         return images.joint_BxD @ texts.joint_BxD.T
 
 
+@dataclass(frozen=True)
+class PlantedLocal(Planted):
+    """Scores a film by its best patch."""
+
+    scores_locally: bool = True
+
+    def score(self, variables, images, texts):
+        return jnp.einsum("npd,md->npm", images.local_BxPxD, texts.joint_BxD).max(1)
+
+
 def _unit(x):
     return x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + 1e-9)
 
@@ -67,9 +77,9 @@ class Keywords:
         return {"ids_BxT": ids, "mask_BxT": np.ones_like(ids)}
 
 
-def networks(cache=None) -> dict[str, Network]:
+def networks(cache=None, method=Planted()) -> dict[str, Network]:
     embedder = Embedder(
-        Planted(), lambda x: jnp.repeat(x / 255.0, 3, -1), Keywords(), 5, 16
+        method, lambda x: jnp.repeat(x / 255.0, 3, -1), Keywords(), 5, 16
     )
     rng = np.random.default_rng(0)
     mix = np.linalg.qr(rng.normal(size=(5, 5)))[0].astype(np.float32)

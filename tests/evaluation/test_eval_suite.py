@@ -107,6 +107,18 @@ def test_every_film_is_embedded_once():
     assert all(network.embedded == 100 for network in networks.values())
 
 
+def test_a_method_that_scores_patches_is_given_them():
+    films = planted.films(count=30)
+    network = planted.networks(method=planted.PlantedLocal())["trained"]
+    network.embed(films, np.arange(30), np.arange(0))
+    texts = ["edema", "effusion"]
+    got = network.logits(films, np.arange(4, 12), texts)
+    local = network.patches(films, np.arange(4, 12)).local_BxPxD
+    words = network.texts(texts).joint_BxD
+    want = np.einsum("npd,md->npm", local, words).max(1)
+    np.testing.assert_allclose(got, want, atol=1e-6)
+
+
 def test_features_are_kept_for_the_next_evaluation(tmp_path):
     films, sentences = planted.films(), planted.sentences()
     first = run(films, sentences, networks=planted.networks(tmp_path))
