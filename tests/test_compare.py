@@ -81,7 +81,7 @@ def test_pairing_sees_what_two_intervals_do_not(tmp_path):
 
 def test_false_alarms_are_as_rare_as_p_says():
     alarms = 0
-    for seed in range(100):
+    for seed in range(300):
         rng = np.random.default_rng(seed)
         kept = [
             samples.Kept(
@@ -94,7 +94,7 @@ def test_false_alarms_are_as_rare_as_p_says():
         ]
         made = paired.difference(("p", "d", "m"), *kept, resamples=400)
         alarms += made.p < 0.05
-    assert 1 <= alarms <= 12
+    assert 6 <= alarms <= 24  # 15 expected
 
 
 def test_holm_is_the_textbooks():

@@ -5,10 +5,12 @@ import pytest
 from PIL import Image
 
 from data_pipelines import annotations
-from data_pipelines.annotations import Task
-from data_pipelines.images.hashing import SAME, film_hash, find_copies
+from data_pipelines.annotations import SAME, Task, find_copies
+from data_pipelines.hospital.course import draw_patient
+from data_pipelines.hospital.render import render
+from data_pipelines.images.hashing import film_hash
 from medclip_jax.errors import UserError
-from tests.data_pipelines.raw_folders import film, jpeg
+from tests.data_pipelines.raw_folders import jpeg
 
 TASKS = {
     "covidx": Task("multiclass", ("normal", "pneumonia", "COVID-19")),
@@ -94,29 +96,38 @@ def test_the_union_of_boxes_stays_inside_the_film():
     wanted[1, 1:3] = True
     wanted[2:, :2] = True
     np.testing.assert_array_equal(mask_HxW, wanted)
+    above_HxW = annotations.box_mask([(3, -2, 1, 3)], 4, 4)
+    assert np.argwhere(above_HxW).tolist() == [[0, 3]]
 
 
-def test_a_copy_is_found_through_scaling_compression_and_gain():
-    films = [film(seed, 400, 360) for seed in range(20)]
-    rng = np.random.default_rng(0)
-    # Films differ in form, not only in noise.
-    for pixels in films:
-        coarse = Image.fromarray(rng.integers(0, 120, (7, 6), dtype=np.uint8))
-        pixels[:] = pixels // 2 + np.asarray(coarse.resize((360, 400))) // 2
+def test_a_copy_is_found_through_scaling_compression_and_a_window():
+    patients = [draw_patient(3, number) for number in range(16)]
+    films = [
+        render(p.body, p.studies[0].findings, view, 128, seed=number).pixels_HxW
+        for number, p in enumerate(patients)
+        for view in ("PA", "LATERAL")
+    ]
     copies = []
-    for pixels in films[:5]:
-        small = np.asarray(Image.fromarray(pixels).resize((270, 300)))
-        copies.append(np.clip(small * 0.9 + 5, 0, 255).astype(np.uint8))
+    for pixels in films[:6]:
+        low, high = np.percentile(pixels, (2, 98))
+        small = np.asarray(Image.fromarray(pixels).resize((99, 99)), float)
+        copies.append(np.clip((small - low) / (high - low), 0, 1) * 255)
     hashes = [film_hash(jpeg(pixels)) for pixels in films]
-    again = [film_hash(jpeg(pixels, quality=60)) for pixels in copies]
-    assert find_copies(again, hashes) == [(i, i) for i in range(5)]
-    assert all(len(found) == 32 for found in hashes)
-    nearest = min(
-        int(
-            np.unpackbits(np.frombuffer(a, np.uint8) ^ np.frombuffer(b, np.uint8)).sum()
-        )
-        for i, a in enumerate(hashes)
-        for b in hashes[i + 1 :]
-    )
-    assert nearest > SAME
+    again = [film_hash(jpeg(c.astype(np.uint8), quality=60)) for c in copies]
+    assert find_copies(again, hashes) == [(i, i) for i in range(6)]
+    mirrored = film_hash(jpeg(np.ascontiguousarray(films[0][:, ::-1])))
+    assert find_copies([mirrored], hashes) == []
     assert find_copies([], hashes) == find_copies(hashes, []) == []
+
+
+def test_the_bits_in_which_copies_may_differ_are_counted_exactly():
+    rng = np.random.default_rng(0)
+    films = [rng.bytes(32) for _ in range(3)]
+    bits = np.unpackbits(np.frombuffer(films[1], np.uint8))
+    for where in (range(SAME), range(128, 128 + SAME), range(0, 256, 256 // SAME)):
+        near, far = bits.copy(), bits.copy()
+        near[list(where)[:SAME]] ^= 1
+        far[[*list(where)[:SAME], 255]] ^= 1
+        pair = [np.packbits(near).tobytes(), np.packbits(far).tobytes()]
+        assert find_copies(pair, films) == [(0, 1)]
+    assert find_copies(films * 2, films) == [(i, i % 3) for i in range(6)]

@@ -146,6 +146,8 @@ def test_weighted_f1_and_macro_recall_are_sklearns():
         for row in weights
     ]
     np.testing.assert_allclose(got, want, rtol=1e-12)
+    fifth = metrics.MacroF1(truth, predicted, 5)(weights)  # a class never met
+    np.testing.assert_allclose(fifth, np.array(want) * 4 / 5, rtol=1e-12)
     got = metrics.macro_recall(truth, predicted, 4)(weights)
     want = [
         sk.balanced_accuracy_score(truth, predicted, sample_weight=row)

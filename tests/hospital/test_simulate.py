@@ -57,7 +57,9 @@ def test_a_patient_is_the_same_in_a_larger_simulation(whole, tmp_path):
 def test_sets_to_be_judged_on_are_added_to_a_complete_simulation(whole, tmp_path):
     grown, once = tmp_path / "grown", tmp_path / "once"
     shutil.copytree(whole, grown)
+    films = {path: path.stat().st_mtime_ns for path in grown.rglob("*.jpg")}
     assert run(grown, "--benchmarks", "4", "--jobs", "1") == 0
+    assert films == {path: path.stat().st_mtime_ns for path in films}
     assert run(once, "--benchmarks", "4") == 0
     assert digest(grown) == digest(once)
     before = digest(whole)
@@ -69,6 +71,8 @@ def test_sets_to_be_judged_on_are_added_to_a_complete_simulation(whole, tmp_path
     assert (grown / "benchmarks" / benchmarks.LAYOUTS[0]).is_dir()
     with pytest.raises(UserError, match=r"different simulation \(benchmarks 4 there"):
         run(grown, "--benchmarks", "2")
+    with pytest.raises(UserError, match=r"different simulation \(benchmarks.*quality"):
+        run(grown, "--benchmarks", "9", "--quality", "90")
 
 
 def test_complete_is_said_and_left_alone(whole, capsys):

@@ -1,0 +1,459 @@
+"""Phrase grounding: the published numbers, the geometry, and a planted answer."""
+
+import dataclasses
+import io
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipelines.annotations import box_mask
+from medclip_jax.evaluation import grounding, suite
+from medclip_jax.evaluation import grounding_maps as maps
+from medclip_jax.evaluation.embedding import Embedder
+from medclip_jax.evaluation.features import Network
+from medclip_jax.evaluation.protocol import Abilities, Bench, Options
+from medclip_jax.evaluation.sets import Films, Table
+from medclip_jax.inputs import images
+from medclip_jax.methods.interface import ImageEmbedding, TextEmbedding
+
+# --- Numbers of the official code -------------------------------------------------
+
+
+def test_smoothing_kernel():
+    line = np.zeros((1, 31))
+    line[0, 15] = 1
+    # One row: mirrored, the filter across it sums to one.
+    got = maps.smooth(line)[0, 15:23]
+    want = [0.26596426, 0.21296753, 0.10934117, 0.03599435, 0.00759740, 0.00102820,
+            0.00008922, 0]  # fmt: skip
+    np.testing.assert_allclose(got, want, atol=1e-8)
+
+
+def test_smoothing_of_an_impulse():
+    middle, corner = np.zeros((15, 15)), np.zeros((15, 15))
+    middle[7, 7] = corner[0, 0] = 1
+    got = maps.smooth(middle)
+    np.testing.assert_allclose(
+        [got[7, 7], got[7, 8], got[8, 8], got.sum()],
+        [0.07073699, 0.05664176, 0.04535516, 1],
+        atol=1e-8,
+    )
+    got = maps.smooth(corner)
+    np.testing.assert_allclose(
+        [got[0, 0], got[0, 1], got[1, 1], got.sum()],
+        [0.22937566, 0.15436389, 0.10388289, 1],
+        atol=1e-8,
+    )
+
+
+def test_upsampling_of_a_crop_without_resizing():
+    frame = maps.cropped(4, 6, 4, resize=None)
+    got = maps.place(np.array([[0, 1], [2, 4]]), frame, np.arange(4), np.arange(6))
+    want = [
+        [0, 0.25, 0.75, 1],
+        [0.5, 0.8125, 1.4375, 1.75],
+        [1.5, 1.9375, 2.8125, 3.25],
+        [2, 2.5, 3.5, 4],
+    ]
+    np.testing.assert_allclose(got[:, 1:5], want, atol=1e-12)
+    assert np.isnan(got[:, [0, 5]]).all()
+    nearest = maps.place(
+        np.array([[0, 1], [2, 4]]), frame, np.arange(4), np.arange(6), "nearest"
+    )
+    assert nearest[:, 1:5].tolist() == [[0, 0, 1, 1]] * 2 + [[2, 2, 4, 4]] * 2
+    with pytest.raises(ValueError, match="bicubic"):
+        maps.place(np.eye(2), frame, np.arange(4), np.arange(6), "bicubic")
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "side", "size", "rows", "columns"),
+    [
+        (600, 500, 480, 468, (16, 483), (66, 533)),
+        (601, 500, 480, 468, (16, 483), (66, 533)),
+        (2544, 3056, 480, 2385, (335, 2719), (79, 2463)),
+        (2544, 3056, 448, 2226, (415, 2640), (159, 2384)),
+    ],
+)
+def test_where_a_crop_lies(width, height, side, size, rows, columns):
+    frame = maps.cropped(height, width, side)
+    assert frame.height == frame.width == size
+    for pixels, across, want in (
+        (height, (np.arange(height), [width // 2]), rows),
+        (width, ([height // 2], np.arange(width)), columns),
+    ):
+        for upsampling in ("nearest", "bilinear"):
+            line = maps.place(np.ones((15, 15)), frame, *across, upsampling).ravel()
+            valid = np.flatnonzero(np.isfinite(line))
+            assert len(line) == pixels
+            assert (valid[0], valid[-1]) == want
+            assert len(valid) == want[1] - want[0] + 1
+            np.testing.assert_allclose(line[valid], 1)
+
+
+def test_upsampling_is_pytorchs():
+    torch = pytest.importorskip("torch")
+    coarse = np.random.default_rng(0).normal(size=(14, 14))
+    frame = maps.Frame(0, 0, 223, 301)
+    for upsampling, more in (("bilinear", {"align_corners": False}), ("nearest", {})):
+        want = torch.nn.functional.interpolate(
+            torch.tensor(coarse)[None, None], size=(223, 301), mode=upsampling, **more
+        )[0, 0].numpy()
+        got = maps.place(coarse, frame, np.arange(223), np.arange(301), upsampling)
+        np.testing.assert_allclose(got, want, atol=1e-9)
+
+
+M = np.array(
+    [
+        [0.05, 0.10, 0.12, 0.02],
+        [0.15, 0.62, 0.55, 0.08],
+        [0.11, 0.48, 0.33, -0.04],
+        [0.00, 0.21, 0.09, -0.10],
+    ]
+)
+ONE, TWO = [(1, 1, 2, 2)], [(1, 1, 2, 2), (1, 3, 1, 1)]
+
+
+def inside(boxes):
+    return box_mask(boxes, 4, 4)
+
+
+def test_ratio_of_one_box_is_of_the_population():
+    assert maps.signed_cnr(M, inside(ONE)) == pytest.approx(3.181256, abs=1e-6)
+    assert maps.signed_cnr(1 - M, inside(ONE)) == pytest.approx(-3.181256, abs=1e-6)
+
+
+def test_ratio_of_two_boxes():
+    assert maps.signed_cnr(M, inside(TWO)) == pytest.approx(2.325997, abs=1e-6)
+    each = [abs(maps.signed_cnr(M, inside([box]))) for box in TWO]
+    assert each == pytest.approx([3.181256, 0.185105], abs=1e-6)
+    before = M.copy()
+    got = maps.sequential_cnr(M, [inside([box]) for box in TWO])
+    assert got == pytest.approx(2.679044, abs=1e-6)
+    assert got == pytest.approx((3.181256 + 2.176833) / 2, abs=1e-6)
+    np.testing.assert_array_equal(M, before)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "margin", "want", "mean"),
+    [
+        (ONE, False, [0.5, 0.8, 1.0, 0.75, 0.5], 0.71),
+        (TWO, False, [0.625, 1.0, 0.8, 0.6, 0.4], 0.685),
+        (ONE, True, [2 / 3, 0.8, 1.0, 0.75, 0.5], 0.7433333333),
+    ],
+)
+def test_overlap(boxes, margin, want, mean):
+    shown = M.copy()
+    if margin:
+        shown[:, 0] = np.nan
+        assert maps.signed_cnr(shown, inside(boxes)) == pytest.approx(3.09141, abs=1e-6)
+    got = maps.ious(shown, inside(boxes))
+    assert got == pytest.approx(want, abs=1e-6)
+    assert got.mean() == pytest.approx(mean, abs=1e-6)
+
+
+def test_annotation_in_the_margin_is_missed_and_no_pixel_gives_no_ratio():
+    shown = np.full((4, 4), np.nan)
+    shown[:, :2] = 0.6
+    assert maps.ious(shown, inside([(1, 0, 2, 4)]))[0] == pytest.approx(4 / 12)
+    assert np.isnan(maps.signed_cnr(shown, inside([(2, 0, 2, 4)])))
+    assert np.isnan(maps.signed_cnr(M, inside([(0, 0, 4, 4)])))
+    assert maps.signed_cnr(np.full((4, 4), 0.3), inside(ONE)) == 0
+
+
+def test_pointing_counts_equal_highest_points_by_share():
+    assert maps.pointing(M, inside(ONE)) == 1
+    assert maps.pointing(M, inside([(0, 0, 1, 1)])) == 0
+    assert maps.pointing(np.ones((4, 4)), inside(ONE)) == 0.25
+    margin = M.copy()
+    margin[1, 1] = np.nan
+    assert maps.pointing(margin, inside([(2, 1, 1, 1)])) == 1
+
+
+# --- The film's own frame -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("original", "stored", "least"),
+    [
+        ((3056, 2544), (615, 512), 224),
+        ((500, 600), (500, 600), 224),
+        ((120, 90), (120, 90), 224),  # smaller than the network's input: not enlarged
+        ((512, 512), (512, 512), 224),
+    ],
+)
+def test_padding_is_undone(original, stored, least):
+    """A rectangle goes the way of every film, and comes back where it was."""
+    height, width = original
+    box = (width // 5, height // 2, width // 3, height // 4)
+    film = box_mask([box], height, width).astype(np.uint8) * 255
+    small = Image.fromarray(film).resize(stored[::-1], Image.Resampling.BOX)
+    buffer = io.BytesIO()
+    small.save(buffer, "png")
+    seen = images.evaluation_film(buffer.getvalue(), least)
+    frame = maps.padded(*original, *stored, least)
+    placed = maps.place(seen / 255, frame, np.arange(height), np.arange(width))
+    assert np.isfinite(placed).all()
+    x, y, w, h = box
+    assert maps.ious(placed, film > 0, [0.5])[0] > 0.97
+    # No shift: the weight's middle is the box's.
+    down, across = placed.sum(1), placed.sum(0)
+    middle = (
+        down @ np.arange(height) / down.sum(),
+        across @ np.arange(width) / across.sum(),
+    )
+    pixel = max(frame.height, frame.width) / least
+    assert middle == pytest.approx((y + (h - 1) / 2, x + (w - 1) / 2), abs=0.15 * pixel)
+
+
+def test_sampling_large_films_changes_figures_little():
+    rng = np.random.default_rng(0)
+    frame = maps.padded(3056, 2544, 615, 512, 224)
+    moved = []
+    for _ in range(4):
+        coarse = maps.smooth(rng.normal(0, 1.5, size=(14, 14)))
+        x, y = rng.integers(100, 1500, 2)
+        w, h = rng.integers(200, 1000, 2)
+        about = coarse, frame, [(x, y, w, h)], 3056, 2544
+        every = grounding.phrase_figures(*about, longest=10_000)
+        moved.append(grounding.phrase_figures(*about) - every)
+    moved = np.abs(moved)
+    assert moved[:, :2].max() < 1e-3
+    assert moved[:, 2].max() < 2e-3
+    assert moved[:, 3].max() == 0
+
+
+# --- A planted answer -----------------------------------------------------------------
+
+SIZE, CELLS = 32, 8
+WORDS = {"Bright": 0, "Dark": 1}
+
+
+class Planted:
+    """A patch tells how bright and how dark its cell is; a word asks for one of them."""
+
+    def embed_images(self, variables, films):
+        cells = films["current_BxHxWx3"][..., 0].reshape(-1, CELLS, 4, CELLS, 4)
+        light_BxP = cells.mean((2, 4)).reshape(-1, CELLS * CELLS)
+        centred = light_BxP - light_BxP.mean(1, keepdims=True)
+        both = jnp.stack([centred, -centred, 0.05 + 0 * centred], -1)
+        local = both @ variables["mix"]
+        local = local / jnp.linalg.norm(local, axis=-1, keepdims=True)
+        return ImageEmbedding(light_BxP, None, both, local, (CELLS, CELLS))
+
+    def embed_texts(self, variables, texts):
+        return TextEmbedding(jnp.eye(3)[texts["ids_BxT"][:, 0]])
+
+    def score(self, variables, images, texts):
+        raise AssertionError("grounding asks for no logits")
+
+
+class Words:
+    def __init__(self):
+        self.seen = []
+
+    def encode(self, texts, length):
+        self.seen += texts
+        ids = np.array([[WORDS[text.split()[0]]] for text in texts], np.int32)
+        return {"ids_BxT": ids, "mask_BxT": np.ones_like(ids)}
+
+
+def planted(count=24, split="test", shape=(800, 640)):
+    """Films with one bright and one dark rectangle, and a phrase for each."""
+    rng = np.random.default_rng(0)
+    stored = (50, 40)
+    pixels = np.zeros((count, SIZE, SIZE, 1), np.uint8)
+    rows = []
+    for film in range(count):
+        drawn = np.full(shape, 110, np.uint8)
+        for at, (word, value) in enumerate((("Bright", 220), ("Dark", 0))):
+            box = [*rng.integers(20, 200, 2), *rng.integers(150, 260, 2)]
+            box[1] += 400 * at
+            x, y, w, h = box
+            drawn[y : y + h, x : x + w] = value
+            rows.append(
+                {
+                    "phrase_id": f"{film:03d}{word}",
+                    "image_id": f"film{film}",
+                    "patient_id": f"p{film // 2}",
+                    "category": word,
+                    "text": f"{word} secret area.",
+                    "boxes": [[float(v) for v in box]],
+                    "image_width": shape[1],
+                    "image_height": shape[0],
+                    "split": "",
+                }
+            )
+        small = np.asarray(Image.fromarray(drawn).resize(stored[::-1]))
+        pixels[film, ..., 0] = images.resize_square(
+            images.pad_to_square(small, SIZE), SIZE
+        )
+
+    def read(positions):
+        yield pixels[positions]
+
+    names = np.array([f"film{i}" for i in range(count)])
+    films = Films(
+        "toy", names, names, names, names, np.zeros((count, 14), np.int8), read,
+        np.full(count, split), lambda i: {"height": stored[0], "width": stored[1]},
+        fingerprint="films",
+    )  # fmt: skip
+    return films, Table("phrases of toy", "ms_cxr", "phrases", rows)
+
+
+def networks():
+    words = Words()
+    embedder = Embedder(
+        Planted(), lambda x: jnp.repeat(x / 255.0, 3, -1), words, 1, batch_size=8
+    )
+    mix = np.random.default_rng(5).normal(size=(3, 3)).astype(np.float32)
+    made = {
+        "trained": Network("trained", embedder, {"mix": np.eye(3, dtype=np.float32)}),
+        "untrained": Network("untrained", embedder, {"mix": mix}),
+        "imagenet": Network("imagenet", embedder, {"mix": mix}, reads_text=False),
+    }
+    return made, words
+
+
+@pytest.fixture(scope="module")
+def measured():
+    films, table = planted()
+    made, words = networks()
+    bench = Bench([films], phrases=[table], options=Options(seed=3))
+    return suite.run(bench, made, ["grounding"]), words, table
+
+
+def test_planted_boxes_are_found(measured):
+    results, words, table = measured
+    rows = {(row.protocol, row.metric): row for row in results.rows}
+    head = results.rows[0]
+    assert (head.protocol, head.metric, head.dataset) == (
+        "grounding",
+        "cnr",
+        "phrases of toy",
+    )
+    assert head.value > 2 and head.low < head.value < head.high
+    assert head.untrained < head.value - 1
+    assert 0.05 < head.chance < 1
+    assert head.data == "phrases+films"
+    assert head.n == 48 and head.sample.units[0] == "000Bright"
+    assert len(set(head.sample.patients)) == 12
+    signed = rows["grounding", "signed_cnr"]
+    assert signed.value == pytest.approx(head.value)
+    assert signed.chance == 0 and abs(signed.untrained) < signed.value / 2
+    assert rows["grounding", "pointing_game"].value > 0.9
+    area = np.mean(
+        [w * h / (800 * 640) for ((_, _, w, h),) in (r["boxes"] for r in table.rows)]
+    )
+    assert rows["grounding", "pointing_game"].chance == pytest.approx(area, rel=1e-3)
+    assert rows["grounding", "miou"].value > 0.4
+    assert all(row.imagenet is None for row in results.rows)
+    for metric in grounding.METRICS:
+        parts = [rows[f"grounding/{name}", metric].value for name in WORDS]
+        assert rows["grounding", metric].value == pytest.approx(np.mean(parts))
+    # The mark at the end is not embedded.
+    assert set(words.seen) == {"Bright secret area", "Dark secret area"}
+
+
+def test_mean_is_over_categories_not_phrases():
+    films, table = planted()
+    kept = [r for i, r in enumerate(table.rows) if r["category"] == "Bright" or i < 6]
+    made, _ = networks()
+    table = dataclasses.replace(table, rows=kept)
+    results = suite.run(Bench([films], phrases=[table]), made, ["grounding"])
+    rows = {(row.protocol, row.metric): row for row in results.rows}
+    bright, dark = (rows[f"grounding/{name}", "cnr"] for name in WORDS)
+    assert (bright.n, dark.n) == (24, 3)
+    assert rows["grounding", "cnr"].value == pytest.approx(
+        (bright.value + dark.value) / 2
+    )
+
+
+def test_gallery_hides_text_and_tells_its_rule(measured):
+    section = measured[0].sections[0]
+    assert "by this rule alone" in section.text and "protected" in section.text
+    assert section.pictures[0].png[:4] == b"\x89PNG"
+    figures = json.dumps([row.as_json() for row in measured[0].rows])
+    assert "secret" not in figures + section.text + section.pictures[0].caption
+
+
+def shown_of(monkeypatch, **options):
+    got = {}
+    monkeypatch.setattr(
+        grounding.plots_films, "heat_maps", lambda groups: got.update(groups) or b""
+    )
+    films, table = planted()
+    bench = Bench([films], phrases=[table], options=Options(**options))
+    results = suite.run(bench, networks()[0], ["grounding"])
+    row = next(r for r in results.rows if r.metric == "signed_cnr")
+    return got, row.sample.statistic
+
+
+def test_gallery_is_chosen_by_rank(monkeypatch):
+    got, statistic = shown_of(monkeypatch)
+    values = np.concatenate([part.values for part in statistic.parts])
+    ranked = [f"CNR {v:+.2f}" for v in np.sort(values)[::-1]]
+    titles = {n: [h.title.split(", ")[1] for h in of] for n, of in got.items()}
+    assert titles == {"best": ranked[:2], "median": ranked[23:25], "worst": ranked[-2:]}
+    first = got["best"][0]
+    assert first.told.startswith("phrase ") and "secret" not in first.told
+    # Box and film agree in the square that is drawn: the box is as told, inside of it.
+    (x, y, w, h) = first.boxes[0]
+    cut = first.film_SxS[
+        round(y) + 1 : round(y + h) - 1, round(x) + 1 : round(x + w) - 1
+    ]
+    rest = np.median(first.film_SxS[first.film_SxS > 0])
+    light = np.sign(cut.astype(float) - rest).mean()
+    assert abs(light) > 0.95
+    told = shown_of(monkeypatch, show_text=True)[0]
+    assert "secret area." in told["best"][0].told
+
+
+def skips(bench):
+    assert not grounding.plan(bench) or bench.skipped
+    return bench.skipped
+
+
+def test_what_cannot_be_grounded_is_told():
+    films, table = planted()
+    name = "grounding on phrases of toy"
+    no_text = Bench([films], phrases=[table], abilities=Abilities(reads_text=False))
+    assert skips(no_text)[name] == "the method reads no text"
+    coarse = Bench([films], phrases=[table], abilities=Abilities(local=False))
+    assert "no patches" in skips(coarse)[name]
+    assert "in no prepared data set" in skips(Bench([], phrases=[table]))[name]
+    seen, _ = planted(split="train")
+    assert "in the split train, not test" in skips(Bench([seen], phrases=[table]))[name]
+    turned = [
+        {**row, "image_width": 800, "image_height": 640} for row in table.rows[:3]
+    ]
+    bench = Bench(
+        [films],
+        phrases=[dataclasses.replace(table, rows=[*turned, *table.rows[3:]])],
+    )
+    assert len(grounding.plan(bench)) == 1
+    assert bench.skipped[f"some of {name}"].startswith("3 phrases: image_width x")
+
+
+def test_a_box_as_large_as_the_film_has_no_ratio():
+    films, table = planted()
+    whole = [{**table.rows[0], "boxes": [[0.0, 0.0, 640.0, 800.0]]}, *table.rows[1:]]
+    bench = Bench([films], phrases=[dataclasses.replace(table, rows=whole)])
+    results = suite.run(bench, networks()[0], ["grounding"])
+    rows = {(row.protocol, row.metric): row for row in results.rows}
+    assert np.isfinite(rows["grounding", "cnr"].value)
+    assert rows["grounding/Bright", "cnr"].n == 23
+    assert rows["grounding/Bright", "miou"].n == 24
+    assert "1 phrases" in next(why for k, why in results.skipped.items() if "cnr" in k)
+
+
+def test_same_seed_same_bits():
+    films, table = planted()
+    made = [
+        suite.run(Bench([films], phrases=[table]), networks()[0], ["grounding"])
+        for _ in range(2)
+    ]
+    assert [r.as_json() for r in made[0].rows] == [r.as_json() for r in made[1].rows]
+    assert made[0].sections[0].pictures[0].png == made[1].sections[0].pictures[0].png
