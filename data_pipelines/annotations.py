@@ -247,3 +247,62 @@ def box_mask(boxes: Iterable[Sequence[float]], height: int, width: int) -> np.nd
         top, left = max(0, int(y)), max(0, int(x))
         mask_HxW[top : max(0, int(y + h)), left : max(0, int(x + w))] = True
     return mask_HxW
+
+
+# --- Copies -------------------------------------------------------------------------
+
+SAME = 32
+"""Two films whose hashes differ in at most so many of the 256 bits count as one film.
+
+Measured on 600 films of NIH ChestX-ray14 and 530 of the COVID-19 image data collection
+(636,116 pairs of different patients) and on 568 simulated films of 256 px. Bits that
+differ:
+
+    different patients    nearest 60 (simulated 51), one pair in 100,000 below 66 (55),
+                          in 10,000 below 75 (66): about 9 bits for each power of ten
+    same patient          nearest 52 (78)
+    brought to 299 x 299, JPEG quality 75     at most 20 (17)
+    224 x 224; 256 px short side; quality 30  at most 23 (15)
+    window from the 1st to the 99th percentile of the gray levels    at most 17 (15)
+    window from the 5th to the 95th    99 % at most 34 (21); found: 98.7 % (all)
+    gamma 0.6                          99 % at most 27 (28); found: 99.9 % (99.8 %)
+    histogram equalised                found: 69 % (81 %)
+    2 % of the short side cut off all round    found: 27 % (52 %)
+    mirrored                           found: none
+
+By that slope 10^10 pairs of strangers hold some tens within 32 bits: a film that is
+named is to be looked at.
+"""
+
+_PAIRS_AT_ONCE = 1_000_000
+
+
+def find_copies(
+    hashes_N: Sequence[bytes], among_M: Sequence[bytes]
+) -> list[tuple[int, int]]:
+    """Pairs of films that look the same.
+
+    Args:
+      hashes_N, among_M: of the side table `hashes`.
+
+    Returns:
+      (position in the first, position in the second) of each pair whose hashes differ
+      in at most SAME bits, in order. 10^9 pairs take about 5 s of one core.
+    """
+    if not hashes_N or not among_M:
+        return []
+    first = np.frombuffer(b"".join(hashes_N), np.uint64).reshape(len(hashes_N), -1)
+    second = np.frombuffer(b"".join(among_M), np.uint64).reshape(len(among_M), -1)
+    words = np.ascontiguousarray(second.T)
+    block = max(1, _PAIRS_AT_ONCE // len(second))
+    found = []
+    for start in range(0, len(first), block):
+        rows = first[start : start + block]
+        # Strangers differ in more than SAME of the first half of the bits already.
+        half = np.bitwise_count(rows[:, 0, None] ^ words[0])
+        half += np.bitwise_count(rows[:, 1, None] ^ words[1])
+        near, far = np.nonzero(half <= SAME)
+        differ = np.bitwise_count(rows[near] ^ second[far]).sum(1, dtype=np.int64)
+        same = differ <= SAME
+        found += [(start + int(i), int(j)) for i, j in zip(near[same], far[same])]
+    return found

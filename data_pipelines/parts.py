@@ -74,7 +74,7 @@ def digest(job: Job) -> str:
     made = hashlib.blake2b(digest_size=16)
     made.update(Path(job.plan).read_bytes())
     made.update(f"{job.kind} {job.raw} {job.dataset} {job.size}".encode())
-    made.update(f"{records.SCHEMA_VERSION} {WRITER_OPTIONS[job.kind]} 2".encode())
+    made.update(f"{records.SCHEMA_VERSION} {WRITER_OPTIONS[job.kind]} 3".encode())
     return made.hexdigest()
 
 
