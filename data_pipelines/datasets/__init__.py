@@ -9,5 +9,6 @@ BUILDERS: dict[str, str] = {
     "mednli": "data_pipelines.datasets.nli:MedNli",
     "covidx": "data_pipelines.datasets.covidx:Covidx",
     "covid_radiography": "data_pipelines.datasets.covid_radiography:CovidRadiography",
+    "mura": "data_pipelines.datasets.mura:Mura",
     "csv": "data_pipelines.datasets.csv_folder:CsvFolder",
 }
