@@ -9,6 +9,7 @@ BUILDERS: dict[str, str] = {
     "mednli": "data_pipelines.datasets.nli:MedNli",
     "covidx": "data_pipelines.datasets.covidx:Covidx",
     "covid_radiography": "data_pipelines.datasets.covid_radiography:CovidRadiography",
+    "rsna": "data_pipelines.datasets.rsna:Rsna",
     "mura": "data_pipelines.datasets.mura:Mura",
     "csv": "data_pipelines.datasets.csv_folder:CsvFolder",
 }

@@ -139,7 +139,7 @@ def test_boxes_that_are_none_are_left_out_and_the_film_is_kept(tmp_path):
     found = {name: record["boxes"].tolist() for name, record in records.items()}
     assert found == {
         "a": [[10, 20, 30.5, 40], [1, 2, 3, 4]],
-        **dict.fromkeys("bcde", []),
+        **{name: [] for name in "bcde"},
         "f": [[0, 20, 70, 40]],
     }
     assert all(r["labels"][FINDINGS.index(OPACITY)] == 1 for r in records.values())
@@ -167,6 +167,7 @@ def test_rows_that_contradict_are_rejected_by_line(tmp_path):
     (raw / "stage_2_train_images" / "f.dcm").unlink()
     cut = raw / "stage_2_train_images" / "g.dcm"
     cut.write_bytes(cut.read_bytes()[:3000])
+    (tmp_path / "x.dcm").write_bytes(dicom(GRAY, "x", PatientAge="155"))
     assert list(films(prepare("rsna", raw, tmp_path, *LOOSE))) == ["a"]
     details = {
         row["id"]: (row["reason"], row["detail"]) for row in listed(tmp_path / "rsna")
@@ -177,6 +178,8 @@ def test_rows_that_contradict_are_rejected_by_line(tmp_path):
         "g": "unreadable file",
         "../../x": "path outside the raw folder",
     }
+    warned = {row["id"] for row in listed(tmp_path / "rsna", "warnings")}
+    assert "../../x" not in warned  # not even its header was read
     assert "['0', '1']" in details["b"][1] and "lines 3, 10" in details["b"][1]
     assert "info, line 8, class: expected one of Normal" in details["c"][1]
     assert "Target 0 (stage_2_train_labels, line 5)" in details["d"][1]
