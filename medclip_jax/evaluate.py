@@ -245,6 +245,7 @@ def make_report(
         details={
             "Config": run.config.to_json_best_effort(indent=1),
             "Data and programs": _provenance(args, run, datasets, overlap),
+            "Time": "\n".join(f"{t:8.1f} s  {of}" for of, t in results.seconds.items()),
         },
         limits=sections.limits(
             results.rows, simulated, overlap["sentences"], overlap["checked"], same
@@ -259,7 +260,6 @@ def make_report(
             "training_sentences_checked": overlap["checked"],
             "same_data_as_training": same,
             "fingerprints": {d.name: d.fingerprint for d in datasets},
-            "seconds": {name: round(t, 1) for name, t in results.seconds.items()},
             "version": __version__,
         },
     )
