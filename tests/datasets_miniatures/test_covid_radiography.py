@@ -59,6 +59,9 @@ def test_the_split_does_not_depend_on_the_folder_that_is_named(made, tmp_path):
     assert {i: record["split"] for i, record in films(again).items()} == splits
     tests = sum(split == "test" for split in splits.values())
     assert tests == 12  # a fifth of each class
+    normal = sorted(i for i in splits if i.startswith("Normal/"))
+    first = [splits[image_id] for image_id in normal[:3]]
+    assert first != ["test"] * 3  # by a hash, and not the first of the folder
 
 
 def test_the_old_layout_has_no_images_folder_and_other_names(tmp_path):

@@ -110,11 +110,15 @@ def test_the_old_version_has_a_label_for_each_film(tmp_path):
         f"MURA-v1.0/{A}/image1.png,1\nMURA-v1.0/{A}/image2.png,0\n"
         "MURA-v1.0/train/XR_HAND/patient00003/study1/image1.png,0\n"
         "MURA-v1.0/train/XR_HAND/patient00003/study1/image2.png,1\n"
+        "MURA-v1.0/train/XR_HAND/patient00004/study1/image1.png,2\nother.png,0\n"
     )
     prepare("mura", root, tmp_path / "b", *LOOSE)
-    details = [row["detail"] for row in listed(tmp_path / "b" / "mura")]
+    left_out = listed(tmp_path / "b" / "mura")
+    assert sum(row["id"] == "other.png" for row in left_out) == 1
+    details = [row["detail"] for row in left_out]
+    assert sum("line 5: expected 1 (abnormal)" in detail for detail in details) == 1
     assert sum("found both" in detail for detail in details) == 2
-    assert sum("as the folder's name has it" in detail for detail in details) == 1
+    assert sum("as the folder's name has it" in detail for detail in details) == 2
     assert list(classes(tmp_path / "b" / "mura", "mura_abnormal")) == [
         rows["valid"][0][0]
     ]
