@@ -40,10 +40,11 @@ def jpgs(hospital, tmp_path_factory):
 def test_headers_tell_what_the_table_of_the_jpgs_tells(raw, jpgs, tmp_path, capsys):
     dataset = prepare(raw, tmp_path)
     said = capsys.readouterr().out
-    assert "from the DICOM headers" in said and "no mimic-cxr-2.0.0-split" in said
+    assert "from the DICOM headers" in said and "no mimic-cxr-2.0.0-chexpert" in said
     found, wanted = films(dataset), films(jpgs)
     assert len({r["patient_id"] for r in found.values()}) == PATIENTS
     assert {r["view"] for r in found.values()} == {"AP", "PA", "LATERAL"}
+    assert {r["split"] for r in found.values()} == {"test"}
     names = ["patient_id", "study_id", "view", "time", "original_height"]
     names += ["original_width", "height", "width"]
     for image, record in found.items():
@@ -113,6 +114,7 @@ def test_the_54_exceptions_are_labelled_by_their_own_section(raw, tmp_path):
     """s50913680 is labelled by its recommendations alone, as the official parser has it."""
     some = tmp_path / "some"
     shutil.copytree(raw, some)
+    (some / "mimic-cxr-2.0.0-split.csv.gz").unlink()
     first, second = read_rows(some / "cxr-study-list.csv.gz")[:2]
     report = "\n IMPRESSION: Pneumothorax.\n\n RECOMMENDATION(S): Pleural effusion.\n"
     old, new = f"s{first['study_id']}", "s50913680"

@@ -1,7 +1,8 @@
 """MIMIC-CXR 2.1.0, the DICOM release, of the simulation's test patients.
 
 The films of `mimic-cxr/` again, as 12-bit DICOM: at most one patient for each of
---benchmarks. No table tells view or date: they are in the headers. Every fourth patient's
+--benchmarks. No table tells view or date: they are in the headers. The split table of
+the JPG release lies beside it, without which they would be split anew. Every fourth patient's
 films are MONOCHROME1 (high values dark). Reports stand beside the study folders, and
 cxr-record-list, cxr-study-list and cxr-provider-list have the columns of the release.
 Nothing but the rendering differs from the films of `mimic-cxr/`, whose JPEGs they are.
@@ -24,6 +25,7 @@ from medclip_jax.errors import UserError
 DATASET = "mimic_cxr"
 """The adapter that reads it."""
 
+SPLITS = "mimic-cxr-2.0.0-split.csv.gz"
 RECORD_COLUMNS = ("subject_id", "study_id", "dicom_id", "path")
 STUDY_COLUMNS = ("subject_id", "study_id", "path")
 PROVIDER_COLUMNS = (
@@ -38,9 +40,10 @@ PROVIDER_COLUMNS = (
 def write_tables(folder: Path, settings: Settings, root: Path) -> None:
     """Writes films, reports and tables from those of `mimic-cxr/` below `root`."""
     source = root / layouts.MIMIC
-    splits = read_rows(source / "mimic-cxr-2.0.0-split.csv.gz")
+    splits = read_rows(source / SPLITS)
     test = sorted({row["subject_id"] for row in splits if row["split"] == "test"})
     chosen = {subject: at for at, subject in enumerate(test[: settings.benchmarks])}
+    shutil.copy(source / SPLITS, folder)
     records, studies = [], {}
     for row in read_rows(source / "mimic-cxr-2.0.0-metadata.csv.gz"):
         subject, study = row["subject_id"], row["study_id"]
