@@ -220,16 +220,37 @@ class MacroF1:
 
 
 @dataclass(frozen=True)
+class F1:
+    """The F1 of one class; 0 where it is never met and never predicted.
+
+    Attributes:
+      positive, predicted: bool [K].
+      rows: int [K], the units that they are of; None is all, in order.
+    """
+
+    positive: np.ndarray
+    predicted: np.ndarray
+    rows: np.ndarray | None = None
+
+    def __call__(self, weights_RxN: np.ndarray) -> np.ndarray:
+        weights_RxK = _of_rows(weights_RxN, self.rows)
+        true, told = np.asarray(self.positive, bool), np.asarray(self.predicted, bool)
+        hits = weights_RxK @ (true & told).astype(np.float64)
+        both = weights_RxK @ (true.astype(np.float64) + told)
+        return np.divide(2 * hits, both, out=np.zeros_like(hits), where=both > 0)
+
+
+@dataclass(frozen=True)
 class MeanOf:
     """The plain mean of several statistics, such as one AUROC a class."""
 
-    parts: Sequence["Mean | Auroc | AveragePrecision | MacroF1 | MeanOf"]
+    parts: Sequence["Mean | Auroc | AveragePrecision | MacroF1 | F1 | MeanOf"]
 
     def __call__(self, weights_RxN: np.ndarray) -> np.ndarray:
         return np.mean([part(weights_RxN) for part in self.parts], axis=0)
 
 
-Statistic = Mean | Auroc | AveragePrecision | MacroF1 | MeanOf
+Statistic = Mean | Auroc | AveragePrecision | MacroF1 | F1 | MeanOf
 """Unit weights [R, N] -> values [R]; NaN where a resample cannot give one."""
 
 
@@ -264,7 +285,12 @@ def from_arrays(arrays: Mapping[str, np.ndarray], prefix: str = "") -> Statistic
     if kind == "MeanOf":
         count = int(arrays[f"{prefix}parts"])
         return MeanOf([from_arrays(arrays, f"{prefix}{i}/") for i in range(count)])
-    made = {"Mean": Mean, "Auroc": Auroc, "AveragePrecision": AveragePrecision}
+    made = {
+        "Mean": Mean,
+        "Auroc": Auroc,
+        "AveragePrecision": AveragePrecision,
+        "F1": F1,
+    }
     if kind == "MacroF1":
         return MacroF1(
             arrays[prefix + "truth"],

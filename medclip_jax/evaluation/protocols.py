@@ -11,6 +11,9 @@ _ROOM = "medclip_jax.evaluation"
 PROTOCOLS: dict[str, str] = {
     "zero_shot_five": "zero_shot_five",
     "zero_shot_findings": "zero_shot_findings",
+    "zero_shot_multiclass": "zero_shot_multiclass",
+    "zero_shot_binary": "zero_shot_binary",
+    "zero_shot_multilabel": "zero_shot_multilabel",
     "retrieval_image_to_text": "retrieval_by_class",
     "retrieval_text_to_image": "retrieval_by_class",
     "retrieval_exact": "retrieval_exact",
