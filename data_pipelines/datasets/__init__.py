@@ -11,5 +11,6 @@ BUILDERS: dict[str, str] = {
     "covid_radiography": "data_pipelines.datasets.covid_radiography:CovidRadiography",
     "rsna": "data_pipelines.datasets.rsna:Rsna",
     "mura": "data_pipelines.datasets.mura:Mura",
+    "siim": "data_pipelines.datasets.siim:Siim",
     "csv": "data_pipelines.datasets.csv_folder:CsvFolder",
 }
