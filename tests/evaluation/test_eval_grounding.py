@@ -212,7 +212,7 @@ def test_sampling_large_films_changes_figures_little():
     rng = np.random.default_rng(0)
     frame = maps.padded(3056, 2544, 615, 512, 224)
     moved = []
-    for _ in range(4):
+    for _ in range(3):
         coarse = maps.smooth(rng.normal(0, 1.5, size=(14, 14)))
         x, y = rng.integers(100, 1500, 2)
         w, h = rng.integers(200, 1000, 2)
@@ -220,28 +220,28 @@ def test_sampling_large_films_changes_figures_little():
         every = grounding.phrase_figures(*about, longest=10_000)
         moved.append(grounding.phrase_figures(*about) - every)
     moved = np.abs(moved)
-    assert moved[:, :2].max() < 1e-3
-    assert moved[:, 2].max() < 2e-3
+    assert moved[:, :2].max() < 6e-3
+    assert moved[:, 2].max() < 1e-3
     assert moved[:, 3].max() == 0
 
 
 # --- A planted answer -----------------------------------------------------------------
 
-SIZE, CELLS = 32, 8
-WORDS = {"Bright": 0, "Dark": 1}
+SIZE, CELLS = 32, 16
+WORDS = {"Bright": 230, "Dark": 75}
 
 
 class Planted:
-    """A patch tells how bright and how dark its cell is; a word asks for one of them."""
+    """A patch tells how near its cell is to each of two greys; a word asks for one."""
 
     def embed_images(self, variables, films):
-        cells = films["current_BxHxWx3"][..., 0].reshape(-1, CELLS, 4, CELLS, 4)
-        light_BxP = cells.mean((2, 4)).reshape(-1, CELLS * CELLS)
-        centred = light_BxP - light_BxP.mean(1, keepdims=True)
-        both = jnp.stack([centred, -centred, 0.05 + 0 * centred], -1)
-        local = both @ variables["mix"]
+        cells = films["current_BxHxWx3"][..., 0].reshape(-1, CELLS, 2, CELLS, 2)
+        light_BxP = 255 * cells.mean((2, 4)).reshape(-1, CELLS * CELLS)
+        hats = [jnp.maximum(1 - abs(light_BxP - v) / 40, 0) for v in WORDS.values()]
+        patches = jnp.stack([*hats, 0.3 + 0 * light_BxP], -1)
+        local = patches @ variables["mix"]
         local = local / jnp.linalg.norm(local, axis=-1, keepdims=True)
-        return ImageEmbedding(light_BxP, None, both, local, (CELLS, CELLS))
+        return ImageEmbedding(light_BxP, None, patches, local, (CELLS, CELLS))
 
     def embed_texts(self, variables, texts):
         return TextEmbedding(jnp.eye(3)[texts["ids_BxT"][:, 0]])
@@ -256,21 +256,23 @@ class Words:
 
     def encode(self, texts, length):
         self.seen += texts
-        ids = np.array([[WORDS[text.split()[0]]] for text in texts], np.int32)
+        ids = np.array(
+            [[list(WORDS).index(text.split()[0])] for text in texts], np.int32
+        )
         return {"ids_BxT": ids, "mask_BxT": np.ones_like(ids)}
 
 
-def planted(count=24, split="test", shape=(800, 640)):
+def planted(count=24, split="test", shape=(400, 320)):
     """Films with one bright and one dark rectangle, and a phrase for each."""
     rng = np.random.default_rng(0)
     stored = (50, 40)
     pixels = np.zeros((count, SIZE, SIZE, 1), np.uint8)
     rows = []
     for film in range(count):
-        drawn = np.full(shape, 110, np.uint8)
-        for at, (word, value) in enumerate((("Bright", 220), ("Dark", 0))):
-            box = [*rng.integers(20, 200, 2), *rng.integers(150, 260, 2)]
-            box[1] += 400 * at
+        drawn = np.full(shape, 150, np.uint8)
+        for at, (word, value) in enumerate(WORDS.items()):
+            box = [*rng.integers(10, 100, 2), *rng.integers(60, 100, 2)]
+            box[1] += 200 * at
             x, y, w, h = box
             drawn[y : y + h, x : x + w] = value
             rows.append(
@@ -345,10 +347,10 @@ def test_planted_boxes_are_found(measured):
     assert signed.chance == 0 and abs(signed.untrained) < signed.value / 2
     assert rows["grounding", "pointing_game"].value > 0.9
     area = np.mean(
-        [w * h / (800 * 640) for ((_, _, w, h),) in (r["boxes"] for r in table.rows)]
+        [w * h / (400 * 320) for ((_, _, w, h),) in (r["boxes"] for r in table.rows)]
     )
     assert rows["grounding", "pointing_game"].chance == pytest.approx(area, rel=1e-3)
-    assert rows["grounding", "miou"].value > 0.4
+    assert rows["grounding", "miou"].value > 0.25
     assert all(row.imagenet is None for row in results.rows)
     for metric in grounding.METRICS:
         parts = [rows[f"grounding/{name}", metric].value for name in WORDS]
@@ -427,7 +429,7 @@ def test_what_cannot_be_grounded_is_told():
     seen, _ = planted(split="train")
     assert "in the split train, not test" in skips(Bench([seen], phrases=[table]))[name]
     turned = [
-        {**row, "image_width": 800, "image_height": 640} for row in table.rows[:3]
+        {**row, "image_width": 400, "image_height": 320} for row in table.rows[:3]
     ]
     bench = Bench(
         [films],
@@ -439,7 +441,7 @@ def test_what_cannot_be_grounded_is_told():
 
 def test_a_box_as_large_as_the_film_has_no_ratio():
     films, table = planted()
-    whole = [{**table.rows[0], "boxes": [[0.0, 0.0, 640.0, 800.0]]}, *table.rows[1:]]
+    whole = [{**table.rows[0], "boxes": [[0.0, 0.0, 320.0, 400.0]]}, *table.rows[1:]]
     bench = Bench([films], phrases=[dataclasses.replace(table, rows=whole)])
     results = suite.run(bench, networks()[0], ["grounding"])
     rows = {(row.protocol, row.metric): row for row in results.rows}

@@ -1,0 +1,96 @@
+"""Pictures of films: heat maps with boxes, pairs of films, masks."""
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+
+from medclip_jax.evaluation.plots import INK, STYLE, png
+
+BOX = "#35E0FF"
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """A film with what a network finds for a phrase.
+
+    Attributes:
+      film_SxS: uint8.
+      map_SxS: float, the similarity at each pixel.
+      boxes: x, y, width, height in pixels of this film.
+      title: short: the category and the figure.
+      told: the phrase, or its id.
+    """
+
+    film_SxS: np.ndarray
+    map_SxS: np.ndarray
+    boxes: Sequence[Sequence[float]]
+    title: str
+    told: str
+
+
+def heat_maps(groups: dict[str, Sequence[HeatMap]]) -> bytes:
+    """A row a group; each film alone, then under its map, both with the boxes.
+
+    Args:
+      groups: name to films, as many in each group.
+    """
+    most = max(len(films) for films in groups.values())
+    every = [film for films in groups.values() for film in films]
+    low = min(float(film.map_SxS.min()) for film in every)
+    high = max(float(film.map_SxS.max()) for film in every)
+    with matplotlib.rc_context({**STYLE, "figure.constrained_layout.use": False}):
+        figure = Figure(figsize=(2.6 * 2 * most + 1.0, 3.25 * len(groups) + 0.5))
+        FigureCanvasAgg(figure)
+        parts = figure.add_gridspec(
+            len(groups), 2 * most, left=0.06, right=0.91, top=0.95, bottom=0.02,
+            wspace=0.04, hspace=0.3,
+        )  # fmt: skip
+        image = None
+        for row, (name, films) in enumerate(groups.items()):
+            for place, film in enumerate(films):
+                alone = figure.add_subplot(parts[row, 2 * place])
+                under = figure.add_subplot(parts[row, 2 * place + 1])
+                for axes in (alone, under):
+                    _film(axes, film.film_SxS)
+                    _boxes(axes, film.boxes)
+                image = under.imshow(
+                    film.map_SxS,
+                    cmap="inferno",
+                    vmin=low,
+                    vmax=high,
+                    alpha=0.45,
+                )
+                alone.set_title(film.title, fontsize=11, pad=6, loc="left")
+                told = "\n".join(textwrap.wrap(film.told, 58)[:2])
+                alone.text(
+                    0, -0.03, told, transform=alone.transAxes, va="top", fontsize=9
+                )
+                if place == 0:
+                    alone.set_ylabel(name, fontsize=12.5, fontweight="bold")
+        middle = figure.add_axes((0.93, 0.3, 0.013, 0.4))
+        bar = figure.colorbar(image, cax=middle)
+        bar.set_label("cosine of patch and phrase")
+        bar.solids.set_alpha(1)
+        bar.outline.set_visible(False)
+        return png(figure)
+
+
+def _film(axes, film_SxS: np.ndarray) -> None:
+    axes.imshow(film_SxS, cmap="gray", vmin=0, vmax=255)
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+
+
+def _boxes(axes, boxes: Sequence[Sequence[float]]) -> None:
+    for x, y, width, height in boxes:
+        box = Rectangle((x - 0.5, y - 0.5), width, height, fill=False, ec=BOX, lw=1.6)
+        box.set_path_effects([withStroke(linewidth=3, foreground=INK)])
+        axes.add_patch(box)
