@@ -9,7 +9,7 @@ import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +30,7 @@ from medclip_jax.evaluate_data import (
 )
 from medclip_jax.evaluation import (
     baselines,
+    leaks,
     page,
     prompts,
     protocols,
@@ -70,6 +71,10 @@ def main(argv: list[str] | None = None) -> int:
         prompts.require_no_overlap(overlap)
     bench = make_bench(args, run, datasets)
 
+    found = leaks_of(run, datasets, args.split)
+    for leak in found:
+        _say(f"leak: {leaks.describe(leak)}")
+
     # --- Networks -----------------------------------------------------------------
     networks = evaluate_networks.make(
         run, args.batch_size, features_folder(args), args.imagenet, ceiling
@@ -84,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
         add_ceiling(results, bench, ceiling, args.batch_size)
 
     # --- Report -------------------------------------------------------------------
-    made = make_report(args, run, datasets, bench, results, overlap)
+    made = make_report(args, run, datasets, bench, results, overlap, found)
     path = report.write(made, page.render(made, protocols.abouts()), args.out)
     rows = [row for row in made.rows if "/" not in row.protocol]
     print(report.plain_table(rows))
@@ -124,6 +129,18 @@ def make_bench(
             show_text=show_text,
         ),
         evaluate_networks.abilities(run),
+    )
+
+
+def leaks_of(
+    run: run_lib.Run, datasets: Sequence[Dataset], split: str
+) -> list[leaks.Leak]:
+    """What the run's training data share with what is judged."""
+    trained = evaluate_networks.trained_on(run)
+    splits = (run.config.data.train_split,)
+    return leaks.find_leaks(
+        [leaks.of_training(d, splits) for d in datasets if d.name in trained],
+        [leaks.of_evaluation(d, (split,)) for d in datasets],
     )
 
 
@@ -219,6 +236,7 @@ def make_report(
     bench: Bench,
     results: suite.Results,
     overlap: Mapping[str, int],
+    found: Sequence[leaks.Leak],
 ) -> report.Report:
     """Puts what was measured into words and pictures."""
     simulated = any(is_simulated(dataset) for dataset in datasets)
@@ -255,7 +273,9 @@ def make_report(
             for d in datasets
             if not is_simulated(d) and d.notice
         ],
+        leaks=[leaks.describe(leak) for leak in found],
         extra={
+            "leaks": [asdict(leak) for leak in found],
             "prompt_overlap": overlap["sentences"],
             "training_sentences_checked": overlap["checked"],
             "same_data_as_training": same,

@@ -150,6 +150,24 @@ def _words(text: str) -> str:
     return re.sub(r"[\W_]+", "", text.casefold())
 
 
+_TOLD = {
+    "patient": "patients are training patients of",
+    "film": "films look the same as a training film of",
+    "phrases": "phrases are of training patients of",
+    "progression": "changes are of training patients of",
+    "sentence": "sentences stand in a training report of",
+}
+
+
+def describe(leak: Leak) -> str:
+    """One line for a reader."""
+    some = ", ".join(leak.examples[:3]) + (" ..." if leak.count > 3 else "")
+    return (
+        f"{leak.evaluation}: {leak.count:,} of {leak.total:,} {_TOLD[leak.kind]} "
+        f"{leak.training} ({some})"
+    )
+
+
 # --- From opened data sets ----------------------------------------------------------
 
 

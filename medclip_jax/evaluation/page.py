@@ -41,7 +41,7 @@ def render(report: Report, abouts: Mapping[str, About]) -> str:
         parts.append(_ladder(headline))
     parts += [_board(report.rows), *(_chapter(*chapter) for chapter in chapters)]
     parts += [_section(s, "h2") for s in report.sections if not s.protocol]
-    parts += [_skipped(report), _limits(report)]
+    parts += [_leaks(report), _limits(report), _skipped(report)]
     parts += [
         f"<details><summary>{_e(name)}</summary><pre>{_e(text)}</pre></details>"
         for name, text in report.details.items()
@@ -280,6 +280,18 @@ def _thumbnail(film_HxW: np.ndarray) -> str:
 
 
 # --- The end --------------------------------------------------------------------------
+
+
+def _leaks(report: Report) -> str:
+    if not report.leaks:
+        return ""
+    items = "".join(f"<li>{_e(line)}</li>" for line in report.leaks)
+    return (
+        '<section><h2>Leaks between training and evaluation</h2><p class="banner">What '
+        "the network has seen of what it is judged on. A figure on these is too high "
+        "by an unknown amount; prepare with --hold-out, and train again.</p>"
+        f'<ul class="limits leaks">{items}</ul></section>'
+    )
 
 
 def _skipped(report: Report) -> str:

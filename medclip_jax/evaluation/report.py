@@ -80,6 +80,7 @@ class Report:
       skipped: protocol to the reason why it was not run.
       details: heading to text shown as it is, such as the config.
       limits: what the figures do not show.
+      leaks: what training and evaluation share, one line each.
       extra: further keys of results.json.
     """
 
@@ -93,6 +94,7 @@ class Report:
     skipped: Mapping[str, str] = field(default_factory=dict)
     details: Mapping[str, str] = field(default_factory=dict)
     limits: Sequence[str] = ()
+    leaks: Sequence[str] = ()
     extra: Mapping[str, object] = field(default_factory=dict)
 
 

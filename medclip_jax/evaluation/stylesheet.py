@@ -93,6 +93,7 @@ figcaption { margin-top: 8px; color: var(--soft); font-size: .86rem; }
 .films figcaption { margin-top: 4px; font-size: .8rem; line-height: 1.3; }
 .films .right figcaption { color: var(--right); }
 .films .wrong figcaption { color: var(--wrong); }
+.leaks { margin-top: 14px; overflow-wrap: anywhere; }
 .limits li { margin-bottom: 6px; max-width: 52em; }
 details { margin-top: 14px; border: 1px solid var(--line); border-radius: 8px;
   padding: 10px 14px; }
