@@ -12,5 +12,6 @@ BUILDERS: dict[str, str] = {
     "rsna": "data_pipelines.datasets.rsna:Rsna",
     "mura": "data_pipelines.datasets.mura:Mura",
     "siim": "data_pipelines.datasets.siim:Siim",
+    "nih_cxr14": "data_pipelines.datasets.nih_cxr14:NihCxr14",
     "csv": "data_pipelines.datasets.csv_folder:CsvFolder",
 }

@@ -24,7 +24,14 @@ from types import ModuleType
 FOLDER = "benchmarks"
 """Below the simulation's folder; each layout has its own folder there."""
 
-LAYOUTS: tuple[str, ...] = ("covidx", "covid_radiography", "rsna", "mura", "siim")
+LAYOUTS: tuple[str, ...] = (
+    "covidx",
+    "covid_radiography",
+    "rsna",
+    "mura",
+    "siim",
+    "nih_cxr14",
+)
 """With films of their own, in the order of writing."""
 
 DERIVED: tuple[str, ...] = ("ms_cxr", "ms_cxr_t", "radnli", "mednli", "mimic_dicom")
