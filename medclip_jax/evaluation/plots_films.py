@@ -1,7 +1,7 @@
 """Pictures of films: heat maps with boxes, pairs of films, masks."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib
@@ -14,6 +14,7 @@ from matplotlib.patheffects import withStroke
 from medclip_jax.evaluation.plots import INK, STYLE, png
 
 BOX = "#35E0FF"
+RIGHT, WRONG = "#00785A", "#C24E00"
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class HeatMap:
     told: str
 
 
-def heat_maps(groups: dict[str, Sequence[HeatMap]]) -> bytes:
+def heat_maps(groups: Mapping[str, Sequence[HeatMap]]) -> bytes:
     """A row a group; each film alone, then under its map, both with the boxes.
 
     Args:
@@ -94,3 +95,53 @@ def _boxes(axes, boxes: Sequence[Sequence[float]]) -> None:
         box = Rectangle((x - 0.5, y - 0.5), width, height, fill=False, ec=BOX, lw=1.6)
         box.set_path_effects([withStroke(linewidth=3, foreground=INK)])
         axes.add_patch(box)
+
+
+@dataclass(frozen=True)
+class Change:
+    """Two films of a patient, what changed and what was said of it.
+
+    Attributes:
+      previous_SxS, current_SxS: uint8.
+      truth, predicted: labels.
+    """
+
+    previous_SxS: np.ndarray
+    current_SxS: np.ndarray
+    truth: str
+    predicted: str
+
+
+def changes(grid: Mapping[str, Sequence[Change]]) -> bytes:
+    """A row a finding; in it pairs of films, the earlier left of the later."""
+    columns = max(len(cells) for cells in grid.values())
+    with matplotlib.rc_context({**STYLE, "figure.constrained_layout.use": False}):
+        height = 2.55 * len(grid) + 0.45
+        figure = Figure(figsize=(4.1 * columns + 0.5, height))
+        FigureCanvasAgg(figure)
+        parts = figure.add_gridspec(
+            len(grid), columns, left=0.04, right=0.995, wspace=0.06, hspace=0.24,
+            top=1 - 0.4 / height, bottom=0.38 / height,
+        )  # fmt: skip
+        for row, (name, cells) in enumerate(grid.items()):
+            for column, cell in enumerate(cells):
+                two = parts[row, column].subgridspec(1, 2, wspace=0.02)
+                before, now = (figure.add_subplot(two[place]) for place in (0, 1))
+                _film(before, cell.previous_SxS)
+                _film(now, cell.current_SxS)
+                right = cell.truth == cell.predicted
+                before.text(
+                    0, -0.04, f"labelled {cell.truth}", transform=before.transAxes,
+                    va="top", fontsize=10,
+                )  # fmt: skip
+                now.text(
+                    0, -0.04, f"{'✓' if right else '✗'} said {cell.predicted}",
+                    transform=now.transAxes, va="top", fontsize=10,
+                    color=RIGHT if right else WRONG,
+                )  # fmt: skip
+                if row == 0:
+                    before.set_title("before", fontsize=10, pad=5)
+                    now.set_title("now", fontsize=10, pad=5)
+                if column == 0:
+                    before.set_ylabel(name, fontsize=11.5, fontweight="bold")
+        return png(figure)

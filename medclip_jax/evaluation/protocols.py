@@ -18,6 +18,7 @@ PROTOCOLS: dict[str, str] = {
     "retrieval_text_to_image": "retrieval_by_class",
     "retrieval_exact": "retrieval_exact",
     "grounding": "grounding",
+    "temporal_image_classification": "temporal_image_classification",
 }
 """Name to module; rows may add a suffix to the name after a slash."""
 
