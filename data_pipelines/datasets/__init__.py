@@ -13,5 +13,6 @@ BUILDERS: dict[str, str] = {
     "mura": "data_pipelines.datasets.mura:Mura",
     "siim": "data_pipelines.datasets.siim:Siim",
     "nih_cxr14": "data_pipelines.datasets.nih_cxr14:NihCxr14",
+    "openi": "data_pipelines.datasets.openi:Openi",
     "csv": "data_pipelines.datasets.csv_folder:CsvFolder",
 }

@@ -31,6 +31,7 @@ LAYOUTS: tuple[str, ...] = (
     "mura",
     "siim",
     "nih_cxr14",
+    "openi",
 )
 """With films of their own, in the order of writing."""
 
