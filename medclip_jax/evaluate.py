@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         prompts.require_no_overlap(overlap)
     bench = make_bench(args, run, datasets)
 
-    found = leaks_of(run, datasets, args.split)
+    found = leaks_of(run, datasets, bench)
     for leak in found:
         _say(f"leak: {leaks.describe(leak)}")
 
@@ -133,14 +133,15 @@ def make_bench(
 
 
 def leaks_of(
-    run: run_lib.Run, datasets: Sequence[Dataset], split: str
+    run: run_lib.Run, datasets: Sequence[Dataset], bench: Bench
 ) -> list[leaks.Leak]:
     """What the run's training data share with what is judged."""
-    trained = evaluate_networks.trained_on(run)
+    trained, split = evaluate_networks.trained_on(run), bench.options.split
     splits = (run.config.data.train_split,)
+    judged = {str(i) for films in bench.films for i in films.ids[films.where(split)]}
     return leaks.find_leaks(
         [leaks.of_training(d, splits) for d in datasets if d.name in trained],
-        [leaks.of_evaluation(d, (split,)) for d in datasets],
+        [leaks.of_evaluation(d, (split,), judged) for d in datasets],
     )
 
 

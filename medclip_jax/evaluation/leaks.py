@@ -191,19 +191,26 @@ def of_training(dataset: Any, splits: Collection[str] = ("train",)) -> Trained:
     )
 
 
-def of_evaluation(dataset: Any, splits: Collection[str] = ("test",)) -> Judged:
+def of_evaluation(
+    dataset: Any,
+    splits: Collection[str] = ("test",),
+    films: Collection[str] | None = None,
+) -> Judged:
     """What is judged of a data set.
 
     Args:
       dataset: an opened one; its side tables are read.
       splits: those that are judged. Phrases and progression count whatever the source's
         own split: theirs is not that of the films' data set.
+      films: ids of the films that are judged; phrases and progression of others are
+        left out. None leaves none out.
     """
     name, population, patients, hashes = _films(dataset, splits)
     annotated = {}
     texts = []
     for table, key in (("phrases", "phrase_id"), ("progression", "image_id")):
         rows = annotations.read(dataset.path, table).to_pylist()
+        rows = [row for row in rows if films is None or row["image_id"] in films]
         if not rows:
             continue
         ids = [

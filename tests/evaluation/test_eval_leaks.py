@@ -134,6 +134,13 @@ def test_phrases_of_training_patients_are_found_and_hold_out_mends_it(
         leak = leaks[name, dataset.name, "mimic_cxr"]
         assert leak.count == sum(row["patient_id"] in train for row in rows)
         assert 0 < leak.count <= leak.total == len(rows)
+    # Of the phrases on films of the test split none is of a training patient.
+    judged = {i for row in table if row["split"] == "test" for i in row["image_ids"]}
+    leaks = find_leaks(
+        [of_training(mimic)], [of_evaluation(s, films=judged) for s in sets]
+    )
+    assert {leak.kind for leak in leaks} <= {"sentence"}
+    assert of_evaluation(sets[0], films=judged).annotated["phrases"]
     held = [part for s in sets for part in ("--hold-out", str(annotated / s.name))]
     raw = tiny_data.parent / "raw" / "mimic-cxr"
     again = prepare("mimic_cxr", raw, tmp_path, *held)
