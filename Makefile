@@ -5,10 +5,11 @@ BIN = $(VENV)/bin
 DEMO ?= runs/demo
 JOBS ?= $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')
 
-.PHONY: help install demo test lint test-newest clean
+.PHONY: help install demo demo-all test lint test-newest clean
 
 help:
 	@echo "make demo         simulate, prepare, pretrain, evaluate, export, verify"
+	@echo "make demo-all     after it: every evaluation set, every protocol"
 	@echo "make test         lint, types and every test: what continuous integration runs"
 	@echo "make test-newest  the tests on a second Python with the newest jax"
 	@echo "make install      only the virtual environment in $(VENV)"
@@ -29,6 +30,10 @@ $(VENV)/installed: setup.py pyproject.toml constraints.txt
 
 demo: install
 	@DEMO=$(DEMO) JOBS=$(JOBS) PATH="$(CURDIR)/$(BIN):$$PATH" bash ./demo.sh
+
+demo-all: install
+	@test -d $(DEMO)/train || { echo "error: $(DEMO)/train is not there; make demo first"; exit 2; }
+	@DEMO=$(DEMO) JOBS=$(JOBS) PATH="$(CURDIR)/$(BIN):$$PATH" bash ./demo_all.sh
 
 lint: install
 	$(BIN)/ruff check .

@@ -285,7 +285,7 @@ def _calibration(
 
 def _mistakes(
     films: Films, chosen: five_class.FiveClassSet, chances: np.ndarray, most: int = 5
-) -> Query:
+) -> list[Query]:
     """The films that the network was most sure of and wrong about, two a class at most."""
     told = chances.argmax(axis=1)
     sure = np.where(told != chosen.classes, chances.max(axis=1), -1.0)
@@ -294,20 +294,20 @@ def _mistakes(
         alike = [p for p in picked if chosen.classes[p] == chosen.classes[film]]
         if sure[film] >= 0 and len(picked) < most and len(alike) < 2:
             picked.append(int(film))
-    shown = []
-    if picked:
-        pixels = np.concatenate(list(films.read(chosen.indices[picked])))[..., 0]
-        shown = [
-            RetrievedFilm(
-                film,
-                f"{EVAL_FIVE[chosen.classes[p]]}, taken for {EVAL_FIVE[told[p]]} "
-                f"({chances[p, told[p]]:.0%})",
-                False,
-            )
-            for film, p in zip(pixels, picked)
-        ]
+    if not picked:
+        return []
+    pixels = np.concatenate(list(films.read(chosen.indices[picked])))[..., 0]
+    shown = [
+        RetrievedFilm(
+            film,
+            f"{EVAL_FIVE[chosen.classes[p]]}, taken for {EVAL_FIVE[told[p]]} "
+            f"({chances[p, told[p]]:.0%})",
+            False,
+        )
+        for film, p in zip(pixels, picked)
+    ]
     text = "wrong, and most sure of it; at most two of a finding"
-    return Query("Failures", text, False, shown)
+    return [Query("Failures", text, False, shown)]
 
 
 def _section(
@@ -362,7 +362,7 @@ def _section(
                 "named. Numbers are films.",
             ),
         ],
-        [_mistakes(films, chosen, chances)],
+        _mistakes(films, chosen, chances),
     )
 
 

@@ -60,6 +60,9 @@ def test_planted_findings_are_found_and_untrained_is_near_chance(measured):
             assert found[protocol, f"precision_at_{k}", "toy"].value == 1
     assert result.films == {"toy": 100}
     gallery = next(part for part in result.sections if part.queries)
+    assert (
+        gallery.protocol == "retrieval_image_to_text"
+    )  # without mistakes, no failures
     assert [query.asks for query in gallery.queries] == list(EVAL_FIVE)
 
 
@@ -97,7 +100,8 @@ def test_only_the_rows_asked_for_are_given():
 def test_every_figure_says_what_it_is_and_of_what_data(measured):
     for row in measured[2].rows:
         assert row.data == "of toy 100" and len(row.definition) > 60
-        assert row.sample is not None and len(row.sample.units) == row.n
+        if "calibration" not in row.protocol:
+            assert row.sample is not None and len(row.sample.units) == row.n
 
 
 def test_every_film_is_embedded_once():
