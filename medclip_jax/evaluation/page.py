@@ -251,10 +251,14 @@ def _section(section: Section, level: str) -> str:
         for picture in section.pictures
     )
     return (
-        f"<div class=part><{level}>{_e(section.title)}</{level}><p>{_e(section.text)}</p>"
+        f"<div class=part><{level}>{_e(section.title)}</{level}><p>{_e(_sentence(section.text))}</p>"
         f'<div class="pictures">{figures}</div>'
         f"{''.join(map(_query, section.queries))}</div>"
     )
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _query(query: Query) -> str:

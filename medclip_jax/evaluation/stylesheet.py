@@ -82,6 +82,7 @@ figure { margin: 0; }
 .pictures figure { padding: 14px; border: 1px solid var(--line); border-radius: 12px; }
 .pictures figure.wide { grid-column: 1 / -1; }
 .pictures img { display: block; width: 100%; max-height: 600px; object-fit: contain; }
+.pictures figure.wide img { max-height: none; }
 figcaption { margin-top: 8px; color: var(--soft); font-size: .86rem; }
 .query { display: grid; grid-template-columns: minmax(170px, 1fr) 3.6fr; gap: 8px 22px;
   padding: 16px 0; border-bottom: 1px solid var(--line); }
