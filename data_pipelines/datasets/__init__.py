@@ -14,5 +14,7 @@ BUILDERS: dict[str, str] = {
     "siim": "data_pipelines.datasets.siim:Siim",
     "nih_cxr14": "data_pipelines.datasets.nih_cxr14:NihCxr14",
     "openi": "data_pipelines.datasets.openi:Openi",
+    "shenzhen": "data_pipelines.datasets.tuberculosis:Shenzhen",
+    "montgomery": "data_pipelines.datasets.tuberculosis:Montgomery",
     "csv": "data_pipelines.datasets.csv_folder:CsvFolder",
 }

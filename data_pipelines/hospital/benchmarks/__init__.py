@@ -32,6 +32,8 @@ LAYOUTS: tuple[str, ...] = (
     "siim",
     "nih_cxr14",
     "openi",
+    "shenzhen",
+    "montgomery",
 )
 """With films of their own, in the order of writing."""
 
