@@ -92,13 +92,13 @@ def margins(scores: np.ndarray, positive: np.ndarray, names: Sequence[str]) -> b
         return png(figure)
 
 
-def fractions(panels: Mapping[str, Sequence[Any]], chance_label: str = "") -> bytes:
+def fractions(panels: Mapping[str, Sequence[Any]], what: str) -> bytes:
     """Figure against the share of the training labels, one line a network.
 
     Args:
       panels: title to points, each with `share` (0 .. 1), `network`, `value`, `low`,
         `high` (maybe NaN) and `chance`.
-      chance_label: name of the dashed line.
+      what: the figure, such as "AUROC".
     """
     with matplotlib.rc_context(STYLE):
         figure, axes_of = figure_of(5.0 * len(panels) + 0.8, 4.6, len(panels))
@@ -125,11 +125,12 @@ def fractions(panels: Mapping[str, Sequence[Any]], chance_label: str = "") -> by
                 if np.isfinite(low).all():
                     axes.fill_between(x, low, high, color=colour, alpha=0.13, lw=0)
             axes.axhline(points[0].chance, color=CHANCE, ls="--", lw=1.4,
-                         label=chance_label or "chance")  # fmt: skip
+                         label=f"chance {points[0].chance:.2f}")  # fmt: skip
             axes.set_xticks(range(len(shares)), [f"{share:.0%}" for share in shares])
             axes.set(title=title, xlabel="share of the training labels")
             axes.margins(x=0.08)
         first = np.atleast_1d(axes_of)[0]
+        first.set_ylabel(what)
         handles, labels = first.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=5)
         return png(figure)

@@ -11,6 +11,7 @@ ImageNet weights and "supervised" a classifier's, which read no text.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,15 @@ class About:
 
 @dataclass(frozen=True)
 class Options:
-    """How to measure; see the command line for what each means."""
+    """How to measure; see the command line for what each means.
+
+    Attributes:
+      seeds: subsets of the training labels that a probe is fitted on, and clusterings.
+      probe_films: the most training films of a probe and of fine-tuning.
+      tune_steps: the most steps of one fine-tuning.
+      queries: folder with ConVIRT's lists for retrieval, `image-retrieval/` and
+        `text-retrieval/`.
+    """
 
     split: str = "test"
     per_class: int = 200
@@ -57,6 +66,9 @@ class Options:
     seeds: int = 5
     seed: int = 0
     show_text: bool = False
+    probe_films: int = 10_000
+    tune_steps: int = 60
+    queries: Path | None = None
 
 
 @dataclass(frozen=True)

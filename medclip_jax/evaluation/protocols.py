@@ -18,7 +18,9 @@ PROTOCOLS: dict[str, str] = {
     "retrieval_text_to_image": "retrieval_by_class",
     "retrieval_exact": "retrieval_exact",
     "grounding": "grounding",
+    "linear_probe": "linear_probe",
     "temporal_image_classification": "temporal_image_classification",
+    "temporal_sentence_similarity": "temporal_sentence_similarity",
 }
 """Name to module; rows may add a suffix to the name after a slash."""
 

@@ -83,6 +83,24 @@ class Asked:
         films = np.bincount(self.owner, minlength=len(self))
         return sums / films.reshape(-1, *[1] * (values_KxC.ndim - 1))
 
+    def only(self, kept_U: np.ndarray) -> "Asked":
+        """Some of the units, by a bool [U]."""
+        films = kept_U[self.owner]
+        number = np.cumsum(kept_U) - 1
+        return Asked(
+            self.positions[films],
+            number[self.owner[films]],
+            self.codes_UxC[kept_U],
+            self.patients[kept_U],
+            self.ids[kept_U],
+            self.left_out,
+        )
+
+    @property
+    def film_codes(self) -> np.ndarray:
+        """int8 [K, C], of each film the codes of its unit."""
+        return self.codes_UxC[self.owner]
+
     @property
     def classes(self) -> np.ndarray:
         """int [U], the one positive label of a multi-class task."""

@@ -88,17 +88,7 @@ def plan(bench: Bench) -> list[Job]:
 
 def judged_units(asked: Asked) -> Asked:
     """Only units that were judged positive or negative."""
-    kept = np.isin(asked.codes_UxC[:, 0], (NEGATIVE, POSITIVE))
-    films = kept[asked.owner]
-    number = np.cumsum(kept) - 1
-    return Asked(
-        asked.positions[films],
-        number[asked.owner[films]],
-        asked.codes_UxC[kept],
-        asked.patients[kept],
-        asked.ids[kept],
-        asked.left_out,
-    )
+    return asked.only(np.isin(asked.codes_UxC[:, 0], (NEGATIVE, POSITIVE)))
 
 
 def tuning_units(question: Question, bench: Bench) -> Asked | None:

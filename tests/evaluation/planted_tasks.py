@@ -33,9 +33,17 @@ class Rules:
         return {"ids_BxT": ids, "mask_BxT": np.ones_like(ids)}
 
 
+class Mixed(planted.Planted):
+    """The planted method, whose trunk depends on its variables too."""
+
+    def embed_images(self, variables, films):
+        images = super().embed_images(variables, films)
+        return images.replace(trunk_BxF=images.joint_BxD)
+
+
 def networks(*rules) -> dict[str, Network]:
     embedder = Embedder(
-        planted.Planted(), lambda x: jnp.repeat(x / 255.0, 3, -1), Rules(*rules), 5, 64
+        Mixed(), lambda x: jnp.repeat(x / 255.0, 3, -1), Rules(*rules), 5, 64
     )
     blind = np.zeros((5, 5), np.float32)
     blind[:, 4] = [0.02, -0.01, 0.015, 0.01, 1.0]  # sees band 4 alone, which is noise
