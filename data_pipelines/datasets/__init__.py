@@ -16,5 +16,6 @@ BUILDERS: dict[str, str] = {
     "openi": "data_pipelines.datasets.openi:Openi",
     "shenzhen": "data_pipelines.datasets.tuberculosis:Shenzhen",
     "montgomery": "data_pipelines.datasets.tuberculosis:Montgomery",
+    "roco": "data_pipelines.datasets.roco:Roco",
     "csv": "data_pipelines.datasets.csv_folder:CsvFolder",
 }

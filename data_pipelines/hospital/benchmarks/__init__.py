@@ -34,6 +34,8 @@ LAYOUTS: tuple[str, ...] = (
     "openi",
     "shenzhen",
     "montgomery",
+    "roco",
+    "roco_v2",
 )
 """With films of their own, in the order of writing."""
 
