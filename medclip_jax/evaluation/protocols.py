@@ -16,6 +16,7 @@ PROTOCOLS: dict[str, str] = {
     "zero_shot_multilabel": "zero_shot_multilabel",
     "retrieval_image_to_text": "retrieval_by_class",
     "retrieval_text_to_image": "retrieval_by_class",
+    "retrieval_image_to_image": "retrieval_image_to_image",
     "retrieval_exact": "retrieval_exact",
     "grounding": "grounding",
     "linear_probe": "linear_probe",
