@@ -54,6 +54,15 @@ def _series(of: str, kind: str, metrics: str, source: str, **systems: str):
     ]
 
 
+def _probes(of: str, kind: str, source: str, **systems: str) -> list[Figure]:
+    """AUROC in per cent at 1, 10 and 100 % of the labels, by where it starts."""
+    return [
+        Figure(of, kind, f"auroc_{share}%", name, float(value) / 100, source)
+        for name, values in systems.items()
+        for share, value in zip((1, 10, 100), values.split(), strict=True)
+    ]
+
+
 FIGURES: list[Figure] = [
     *_figures("zero_shot_five", "chexpert", "accuracy", f"{MEDCLIP}, table 1",
               CLIP=0.2016, ConVIRT=0.4188, GLoRIA=0.4328, MedCLIP_ResNet=0.5476,
@@ -73,6 +82,36 @@ FIGURES: list[Figure] = [
              f"{BIOVIL_T}, model card, MS-CXR-T",
              PubMedBERT="0.6039 0.542", CXR_BERT_general="0.6260 0.601",
              CXR_BERT_specialized="0.7812 0.837", BioViL_T="0.8777 0.933"),
+    *_probes("linear_probe", "rsna", f"{CONVIRT}, table 1, linear",
+             random="55.0 67.3 72.3", ImageNet="82.8 85.4 86.9", ConVIRT="90.7 91.7 92.1"),
+    *_probes("linear_probe", "chexpert", f"{CONVIRT}, table 1, linear",
+             random="58.2 63.7 66.2", ImageNet="75.7 79.7 81.0", ConVIRT="85.9 86.8 87.3"),
+    *_probes("linear_probe", "mura", f"{CONVIRT}, table 1, linear",
+             random="50.9 56.8 62.0", ImageNet="63.8 74.1 79.0", ConVIRT="81.2 85.1 87.6"),
+    *_probes("linear_probe", "rsna", f"{GLORIA}, as quoted by later papers",
+             GLoRIA="86.1 88.0 88.6"),
+    *_probes("linear_probe", "chexpert", f"{GLORIA}, as quoted by later papers",
+             GLoRIA="86.6 87.8 88.1"),
+    *_probes("linear_probe", "rsna", f"{BIOVIL}",
+             BioViL="88.1 88.4 89.1"),
+    *_series("linear_probe", "covidx", "accuracy_10% accuracy_100%",
+             f"{CONVIRT}, table 1, linear", random="0.692 0.735",
+             ImageNet="0.837 0.886", ConVIRT="0.859 0.917"),
+    *_probes("fine_tuning", "rsna", f"{CONVIRT}, table 1, fine-tuned",
+             random="71.9 82.2 88.5", ImageNet="83.1 87.3 90.8", ConVIRT="88.8 91.5 92.7"),
+    *_probes("fine_tuning", "chexpert", f"{CONVIRT}, table 1, fine-tuned",
+             random="70.4 81.1 85.8", ImageNet="80.1 84.8 87.6", ConVIRT="87.0 88.1 88.1"),
+    *_probes("fine_tuning", "mura", f"{CONVIRT}, table 1, fine-tuned",
+             random="56.8 61.6 79.1", ImageNet="72.1 81.8 87.0", ConVIRT="81.3 86.5 89.0"),
+    *_series("fine_tuning", "covidx", "accuracy_10% accuracy_100%",
+             f"{CONVIRT}, table 1, fine-tuned", random="0.754 0.877",
+             ImageNet="0.844 0.903", ConVIRT="0.903 0.924"),
+    *_series("zero_shot_binary", "rsna", "auroc accuracy f1", "RSNA, BioViL and "
+             "BioViL-T papers, as quoted by later papers",
+             BioViL="0.831 0.732 0.665", BioViL_T="0.871 0.805 0.706"),
+    *_figures("zero_shot_binary", "covid_radiography", "accuracy",
+              f"{MEDCLIP}, table 1", CLIP=0.5069, ConVIRT=0.5184, GLoRIA=0.7090,
+              MedCLIP_ViT=0.8013),
     *_series("radnli", "", "accuracy auroc", f"{BIOVIL_T}, model card, two classes",
              PubMedBERT="0.8138 0.727", CXR_BERT_general="0.8759 0.902",
              CXR_BERT_specialized="0.8966 0.932", BioViL_T="0.9052 0.947"),
