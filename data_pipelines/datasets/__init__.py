@@ -17,5 +17,6 @@ BUILDERS: dict[str, str] = {
     "shenzhen": "data_pipelines.datasets.tuberculosis:Shenzhen",
     "montgomery": "data_pipelines.datasets.tuberculosis:Montgomery",
     "roco": "data_pipelines.datasets.roco:Roco",
+    "padchest": "data_pipelines.datasets.padchest:PadChest",
     "csv": "data_pipelines.datasets.csv_folder:CsvFolder",
 }

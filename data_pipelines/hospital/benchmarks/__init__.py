@@ -36,6 +36,7 @@ LAYOUTS: tuple[str, ...] = (
     "montgomery",
     "roco",
     "roco_v2",
+    "padchest",
 )
 """With films of their own, in the order of writing."""
 
