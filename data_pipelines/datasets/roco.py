@@ -204,7 +204,7 @@ def _add(made: Scan, figure: _Figure, splits: set[str], credit: str) -> None:
     patient = figure.article or figure.image
     if figure.article and len(splits) > 1:
         patient = f"{figure.article}/{figure.split}"
-    shared = {
+    shared: dict[str, Any] = {
         "patient_id": patient,
         "study_id": figure.image,
         "split": figure.split,

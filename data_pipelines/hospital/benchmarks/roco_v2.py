@@ -5,6 +5,7 @@ The figures are drawn as those of `roco`; none is a diagram. Prepare it with `--
 """
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipelines.hospital.benchmarks.roco import figures, save
@@ -42,7 +43,7 @@ def write_tables(folder: Path, settings: Settings, rows: dict) -> None:
     del settings
     found = [row for split in dict.fromkeys(SPLITS) for row in rows.get(split, ())]
     link = "https://www.ncbi.nlm.nih.gov/pmc/articles/"
-    tables = {
+    tables: dict[str, tuple[list[str], Sequence[Sequence[str]]]] = {
         "license_information": (
             ["ID", "PMCID", "Attribution", "Link"],
             [(r["ID"], r["PMCID"], r["by"], link + r["PMCID"]) for r in found],
