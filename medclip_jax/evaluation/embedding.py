@@ -87,7 +87,7 @@ class Embedder:
         devices = jax.device_count()
         self.batch_size = -(-batch_size // devices) * devices
         self.signature = signature
-        self._method = method
+        self.method = method
         self._tokenizer = tokenizer
         self._text_length = text_length
         self._progress = progress
@@ -130,9 +130,13 @@ class Embedder:
         def encoded() -> Iterator[dict[str, np.ndarray]]:
             for start in range(0, len(texts), self.batch_size):
                 part = list(texts[start : start + self.batch_size])
-                yield dict(self._tokenizer.encode(part, self._text_length))
+                yield self.token_ids(part)
 
         return self._in_batches(self._embed_texts, variables, encoded(), label)
+
+    def token_ids(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """Texts as `embed_texts` takes them, of the length of training."""
+        return dict(self._tokenizer.encode(texts, self._text_length))
 
     def class_logits(
         self, variables: Variables, batches: Iterable[np.ndarray], label: str = "films"
@@ -150,7 +154,7 @@ class Embedder:
         Raises:
           UserError: when a logit is not finite; ranking such logits means nothing.
         """
-        score = self._jit(self._method.score, _mesh_of(variables))
+        score = self._jit(self.method.score, _mesh_of(variables))
         size = self.batch_size if self.local else SCORE_BLOCK
         blocks = []
         for rows in _blocks(images, size):
@@ -173,24 +177,24 @@ class Embedder:
 
     def _embed_films(self, variables: Variables, films_BxHxWx1: jax.Array):
         films = {"current_BxHxWx3": self._normalize(films_BxHxWx1)}
-        return self._kept(self._method.embed_images(variables, films))
+        return self._kept(self.method.embed_images(variables, films))
 
     def _embed_patches(self, variables: Variables, films_BxHxWx1: jax.Array):
         films = {"current_BxHxWx3": self._normalize(films_BxHxWx1)}
-        images = self._method.embed_images(variables, films)
+        images = self.method.embed_images(variables, films)
         if images.patches_BxPxC is None:
             return images
         patches_BxPxC = images.patches_BxPxC.astype(jnp.float32)
         return images.replace(patches_BxPxC=patches_BxPxC)
 
     def _embed_texts(self, variables: Variables, texts: Mapping[str, jax.Array]):
-        return self._kept(self._method.embed_texts(variables, texts))
+        return self._kept(self.method.embed_texts(variables, texts))
 
     def _class_logits(self, variables: Variables, films_BxHxWx1: jax.Array):
         films = {"current_BxHxWx3": self._normalize(films_BxHxWx1)}
-        if not isinstance(self._method, ClassifiesFilms):
-            raise TypeError(f"{type(self._method).__name__} gives no class logits")
-        return self._method.class_logits(variables, films)
+        if not isinstance(self.method, ClassifiesFilms):
+            raise TypeError(f"{type(self.method).__name__} gives no class logits")
+        return self.method.class_logits(variables, films)
 
     def _kept(self, embedding: Any) -> Any:
         # Local features of a whole test set do not fit a host; only a method that

@@ -20,7 +20,12 @@ import numpy as np
 from medclip_jax.errors import UserError
 from medclip_jax.evaluation.embedding import Embedder
 from medclip_jax.evaluation.sets import Films
-from medclip_jax.methods.interface import ImageEmbedding, TextEmbedding, Variables
+from medclip_jax.methods.interface import (
+    ImageEmbedding,
+    Method,
+    TextEmbedding,
+    Variables,
+)
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,20 @@ class Network:
                 self._texts[text] = tuple(leaf[row] for leaf in leaves)
         columns = zip(*(self._texts[text] for text in texts))
         return jax.tree.unflatten(self._text_form, [np.stack(c) for c in columns])
+
+    @property
+    def method(self) -> Method:
+        """What it is made of, for a protocol that trains further."""
+        return self._embedder.method
+
+    @property
+    def variables(self) -> Variables:
+        """Of the method."""
+        return self._variables
+
+    def token_ids(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """Texts as `embed_texts` takes them: `ids_BxT`, `mask_BxT`, ..., on the host."""
+        return self._embedder.token_ids(texts)
 
     def logits(
         self, films: Films, positions: np.ndarray, texts: Sequence[str]

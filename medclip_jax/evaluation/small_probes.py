@@ -36,9 +36,12 @@ def compact(features_NxF: np.ndarray) -> np.ndarray:
 
 
 def logistic(
-    features: np.ndarray, classes: np.ndarray, others: np.ndarray
+    features: np.ndarray,
+    classes: np.ndarray,
+    others: np.ndarray,
+    balanced: bool = True,
 ) -> np.ndarray:
-    """Multinomial logistic regression, all classes weighted alike.
+    """Multinomial logistic regression, all classes (if not `balanced`, pairs) alike.
 
     Features are moved by the mean of those it is fitted on, and divided by one number,
     so that STRENGTH means the same for every network.
@@ -46,7 +49,8 @@ def logistic(
     middle = features.mean(axis=0)
     length = np.sqrt(np.square(features - middle).sum(axis=1).mean())
     length = max(float(length), 1e-12)
-    model = LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=5000)
+    weight = "balanced" if balanced else None
+    model = LogisticRegression(C=STRENGTH, class_weight=weight, max_iter=5000)
     with threadpool_limits(1):  # small products: two threads only wait for each other
         model.fit((features - middle) / length, classes)
         return model.predict((others - middle) / length)
