@@ -18,5 +18,6 @@ BUILDERS: dict[str, str] = {
     "montgomery": "data_pipelines.datasets.tuberculosis:Montgomery",
     "roco": "data_pipelines.datasets.roco:Roco",
     "padchest": "data_pipelines.datasets.padchest:PadChest",
+    "vindr_cxr": "data_pipelines.datasets.vindr_cxr:VinDrCxr",
     "csv": "data_pipelines.datasets.csv_folder:CsvFolder",
 }

@@ -230,10 +230,10 @@ class _Reading:
 
     def _read_boxes(self) -> None:
         table = find_table(self.raw, BOXES)
-        if table is None:
-            self.made.notes.append(f"no {BOXES}.csv: no boxes")
+        rows = numbered_rows(table) if table else []
+        if table is None or not rows:
+            self.made.notes.append(f"no {BOXES}.csv, or no row in it: no boxes")
             return
-        rows = numbered_rows(table)
         need_columns(table, [row for _, row in rows], BOX_COLUMNS)
         for line, row in rows:
             image, label = row["Image Index"], row["Finding Label"]

@@ -134,6 +134,7 @@ def test_the_newer_table_is_read_and_folders_may_be_numbered(tmp_path):
     home = raw / "images_002" / "images"
     home.parent.mkdir()
     (raw / "images").rename(home)
+    (raw / "BBox_List_2017.csv").write_text(BOX_HEADER)
     Image.open(home / name).convert("RGBA").save(home / name)
     record = films(prepare("nih_cxr14", raw, tmp_path / "a"))[name]
     assert classes(tmp_path / "a" / "nih_cxr14", "nih_cxr14")[name]["positive"] == [

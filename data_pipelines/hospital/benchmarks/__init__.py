@@ -37,6 +37,7 @@ LAYOUTS: tuple[str, ...] = (
     "roco",
     "roco_v2",
     "padchest",
+    "vindr_cxr",
 )
 """With films of their own, in the order of writing."""
 
