@@ -8,12 +8,14 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
 from medclip_jax.evaluation.plots import INK, STYLE, png
 
 BOX = "#35E0FF"
+TOLD = "#FF8A1F"
 RIGHT, WRONG = "#00785A", "#C24E00"
 
 
@@ -144,4 +146,72 @@ def changes(grid: Mapping[str, Sequence[Change]]) -> bytes:
                     now.set_title("now", fontsize=10, pad=5)
                 if column == 0:
                     before.set_ylabel(name, fontsize=11.5, fontweight="bold")
+        return png(figure)
+
+
+@dataclass(frozen=True)
+class Outlined:
+    """A film with an annotated and a predicted mask.
+
+    Attributes:
+      film_SxS: uint8.
+      truth_SxS, predicted_SxS: bool.
+      title: short: the figure.
+    """
+
+    film_SxS: np.ndarray
+    truth_SxS: np.ndarray
+    predicted_SxS: np.ndarray
+    title: str
+
+
+def outlines(groups: Mapping[str, Sequence[Outlined]]) -> bytes:
+    """A row a group; each film alone, then with both masks.
+
+    Args:
+      groups: name to films, as many in each group.
+    """
+    most = max(len(films) for films in groups.values())
+    with matplotlib.rc_context({**STYLE, "figure.constrained_layout.use": False}):
+        height = 2.35 * len(groups) + 0.5
+        figure = Figure(figsize=(2.05 * 2 * most + 0.5, height))
+        FigureCanvasAgg(figure)
+        parts = figure.add_gridspec(
+            len(groups), most, left=0.035, right=0.995, wspace=0.06, hspace=0.2,
+            top=1 - 0.3 / height, bottom=0.45 / height,
+        )  # fmt: skip
+        for row, (name, films) in enumerate(groups.items()):
+            for place, film in enumerate(films):
+                two = parts[row, place].subgridspec(1, 2, wspace=0.02)
+                alone, drawn = (figure.add_subplot(two[side]) for side in (0, 1))
+                for axes in (alone, drawn):
+                    _film(axes, film.film_SxS)
+                for mask, colour, style in (
+                    (film.truth_SxS, BOX, "solid"),
+                    (film.predicted_SxS, TOLD, "dashed"),
+                ):
+                    # An edge of zeros closes outlines at the border of the film.
+                    edged = np.pad(mask.astype(float), 1)
+                    if mask.any():
+                        at = np.arange(len(edged)) - 1
+                        drawn.contour(
+                            at, at, edged, [0.5], colors=colour, linewidths=1.7,
+                            linestyles=style,
+                        )  # fmt: skip
+                drawn.set(
+                    xlim=(-0.5, len(film.film_SxS) - 0.5),
+                    ylim=(len(film.film_SxS) - 0.5, -0.5),
+                )
+                alone.set_title(film.title, fontsize=10.5, pad=5)
+                if place == 0:
+                    alone.set_ylabel(name, fontsize=12, fontweight="bold")
+        handles = [
+            Line2D([], [], color=BOX, lw=2.2, label="annotated"),
+            Line2D([], [], color=TOLD, lw=2.2, ls="dashed", label="predicted"),
+        ]
+        legend = figure.legend(
+            handles=handles, loc="lower center", ncols=2, facecolor="#4A535E",
+            labelcolor="white", frameon=True, edgecolor="none", fontsize=10,
+        )  # fmt: skip
+        legend.set_zorder(5)
         return png(figure)
