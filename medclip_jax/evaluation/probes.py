@@ -57,7 +57,8 @@ class Fitted:
 
     Attributes:
       chances: share of the labels to the probabilities of each draw, float [S, U, C].
-      strengths: share to the strength that each draw's validation chose.
+      strengths: share to the strength that each draw's validation chose; empty where
+        there is none to choose.
     """
 
     chances: Mapping[float, np.ndarray]
@@ -171,6 +172,7 @@ def probe_rows(
     parts: Parts,
     fitted: Mapping[str, Fitted],
     seed: int = 0,
+    more: str = "",
 ) -> tuple[list[Row], list[Point]]:
     """One row a share of the labels, then each label at the largest share.
 
@@ -180,6 +182,7 @@ def probe_rows(
       parts: its units.
       fitted: network to its heads on the units judged.
       seed: seed of the bootstrap.
+      more: for the notes.
     """
     test, labels = parts.test, parts.labels
     several = question.task.kind == "multiclass"
@@ -203,7 +206,20 @@ def probe_rows(
             units=test.ids,
             seed=seed,
             std=float(np.std(every)) if len(of_trained) > 1 else None,
-            note=_note(question, parts, share, fitted["trained"].strengths[share]),
+            note="; ".join(
+                filter(
+                    None,
+                    [
+                        _note(
+                            question,
+                            parts,
+                            share,
+                            fitted["trained"].strengths.get(share, []),
+                        ),
+                        more,
+                    ],
+                )
+            ),
         )
         rows.append(row)
         for network, statistics in of.items():

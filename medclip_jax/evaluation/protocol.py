@@ -49,6 +49,7 @@ class Options:
       seeds: subsets of the training labels that a probe is fitted on, and clusterings.
       probe_films: the most training films of a probe and of fine-tuning.
       tune_steps: the most steps of one fine-tuning.
+      tune_draws: subsets of the training labels that a network is fine-tuned on.
       queries: folder with ConVIRT's lists for retrieval, `image-retrieval/` and
         `text-retrieval/`.
     """
@@ -67,7 +68,8 @@ class Options:
     seed: int = 0
     show_text: bool = False
     probe_films: int = 10_000
-    tune_steps: int = 60
+    tune_steps: int = 200
+    tune_draws: int = 1
     queries: Path | None = None
 
 
@@ -101,6 +103,7 @@ class Bench:
         method was trained: sentences, or the report as one text.
       phrases, progression, sentence_pairs: side tables, one a data set that has it.
       options, abilities: as named.
+      tune: trains a network further, see `fine_tuning.Tuning`; None where nobody can.
       skipped: what cannot be measured, to the reason.
     """
 
@@ -112,6 +115,7 @@ class Bench:
     sentence_pairs: Sequence[Table] = ()
     options: Options = field(default_factory=Options)
     abilities: Abilities = field(default_factory=Abilities)
+    tune: Callable[..., Any] | None = None
     skipped: dict[str, str] = field(default_factory=dict)
 
     def skip(self, what: str, why: str) -> None:

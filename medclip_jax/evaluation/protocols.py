@@ -20,8 +20,11 @@ PROTOCOLS: dict[str, str] = {
     "retrieval_exact": "retrieval_exact",
     "grounding": "grounding",
     "linear_probe": "linear_probe",
+    "fine_tuning": "fine_tuning",
+    "segmentation": "segmentation",
     "temporal_image_classification": "temporal_image_classification",
     "temporal_sentence_similarity": "temporal_sentence_similarity",
+    "radnli": "radnli",
 }
 """Name to module; rows may add a suffix to the name after a slash."""
 

@@ -1,8 +1,10 @@
-"""Supervised classification of the 14 findings: the ceiling beside zero-shot figures.
+"""Supervised classification: the ceiling beside zero-shot figures, and fine-tuning.
 
-One logit a finding on the image trunk, binary cross-entropy averaged over the labels
-that count (U-Ignore, U-Zeros or U-Ones of the CheXpert paper, arXiv 1901.07031,
-section 3.1, by `data.uncertain`).
+One logit a label on the image trunk. Labels that do not exclude one another have a
+binary cross-entropy each, averaged over those that count (U-Ignore, U-Zeros or U-Ones of
+the CheXpert paper, arXiv 1901.07031, section 3.1, by `data.uncertain`); classes have one
+cross-entropy. Fine-tuning (ConVIRT, arXiv 2010.00747, appendix B) starts from another
+method's image tower, first with the tower frozen.
 """
 
 from collections.abc import Mapping
@@ -26,8 +28,12 @@ from medclip_jax.methods.interface import (
     State,
     Variables,
 )
+from medclip_jax.models.dropout import active_keys, dropout
 from medclip_jax.models.heads import linear_head
 from medclip_jax.models.registry import build_image_encoder
+
+# No other dropout of an example has this number.
+_DROPOUT_SITE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -36,12 +42,24 @@ class Supervised:
     image_encoder: flax module, films_BxHxWx3 -> ImageFeatures.
     uncertain: what a label of -1 counts as, see `label_values`.
     not_given: what a label that nobody gave counts as.
+    label_key: where a batch has its label codes, int8 [N, labels].
+    labels: how many logits there are.
+    exclusive: whether exactly one label of a film holds (softmax); a film with none
+      does not count.
+    dropout: share of the trunk's features dropped before the head, in training.
+    frozen: the tower runs as in inference, without a gradient, and only the head
+      learns.
     """
 
     image_encoder: nn.Module
     uncertain: str = "ignore"
     not_given: str = "zero"
     view: str = "images"
+    label_key: str = "image_labels_Nx14"
+    labels: int = 14
+    exclusive: bool = False
+    dropout: float = 0.0
+    frozen: bool = False
 
     @classmethod
     def from_config(cls, config: Any) -> "Supervised":
@@ -56,7 +74,7 @@ class Supervised:
 
     @property
     def head(self) -> nn.Module:
-        return linear_head(14, bias=True)
+        return linear_head(self.labels, bias=True)
 
     def init(self, key: jax.Array, spec: Spec) -> Variables:
         keys = jax.random.split(key)
@@ -82,11 +100,15 @@ class Supervised:
                 **tower_state(variables, "image"),
             },
             batch["films"]["current_BxHxWx3"],
-            train=train,
+            train=train and not self.frozen,
             keys_B=keys.images_N if keys else None,
         )
+        trunk_BxF = features.trunk_BxF.astype(jnp.float32)
+        if self.frozen:
+            trunk_BxF = jax.lax.stop_gradient(trunk_BxF)
+        drops = active_keys(train, keys.images_N if keys else None, self.dropout)
         embedding = ImageEmbedding(
-            features.trunk_BxF.astype(jnp.float32),
+            dropout(trunk_BxF, self.dropout, drops, _DROPOUT_SITE),
             None,
             features.patches_BxPxC,
             grid=features.grid,
@@ -102,16 +124,20 @@ class Supervised:
         key: jax.Array | None,
         step: jax.Array,
     ) -> tuple[jax.Array, Metrics, State]:
-        logits_Nx14 = self._classify(variables, features.images)
-        labels_Nx14, mask_Nx14 = label_values(
-            batch["image_labels_Nx14"], self.uncertain, self.not_given
+        logits_NxC = self._classify(variables, features.images)
+        labels_NxC, mask_NxC = label_values(
+            batch[self.label_key], self.uncertain, self.not_given
         )
-        losses_Nx14 = -(
-            labels_Nx14 * jax.nn.log_sigmoid(logits_Nx14)
-            + (1 - labels_Nx14) * jax.nn.log_sigmoid(-logits_Nx14)
+        weight_N = batch["image_weight_N"]
+        if self.exclusive:
+            one_NxC = (batch[self.label_key] == 1).astype(jnp.float32)
+            losses_N = -(one_NxC * jax.nn.log_softmax(logits_NxC)).sum(axis=1)
+            return weighted_mean(losses_N, weight_N * one_NxC.sum(axis=1)), {}, {}
+        losses_NxC = -(
+            labels_NxC * jax.nn.log_sigmoid(logits_NxC)
+            + (1 - labels_NxC) * jax.nn.log_sigmoid(-logits_NxC)
         )
-        weight_Nx14 = mask_Nx14 * batch["image_weight_N"][:, None]
-        return weighted_mean(losses_Nx14, weight_Nx14), {}, {}
+        return weighted_mean(losses_NxC, mask_NxC * weight_N[:, None]), {}, {}
 
     def after_update(self, variables: Variables, step: jax.Array) -> Variables:
         return variables
@@ -124,7 +150,7 @@ class Supervised:
     def class_logits(
         self, variables: Variables, films: Mapping[str, jax.Array]
     ) -> jax.Array:
-        """logits_Bx14 in the order of the 14 findings."""
+        """logits_BxC, by default in the order of the 14 findings."""
         return self._classify(variables, self.embed_images(variables, films))
 
     def forward_flops(self, spec: Spec) -> int:
@@ -133,5 +159,13 @@ class Supervised:
 
     def _classify(self, variables: Variables, images: ImageEmbedding) -> jax.Array:
         params = variables["params"]["image"]["classifier"]
-        logits_Bx14: Any = self.head.apply({"params": params}, images.trunk_BxF)
-        return logits_Bx14
+        logits_BxC: Any = self.head.apply({"params": params}, images.trunk_BxF)
+        return logits_BxC
+
+
+def tower_of(variables: Variables) -> Variables:
+    """The image tower of another method's variables, as this method names it."""
+    state = {name: {"image": of["image"]} for name, of in variables.items()
+             if name != "params" and "image" in of}  # fmt: skip
+    encoder = variables["params"]["image"]["encoder"]
+    return {"params": {"image": {"encoder": encoder}}, **state}
