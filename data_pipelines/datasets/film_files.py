@@ -66,12 +66,12 @@ def box_of(
     right, bottom = (w, h) if corners else (x + w, y + h)
     if not (right > x and bottom > y):  # not for NaN either
         raise ValueError(f"expected a box with an area, found {' '.join(cells)[:60]}")
-    width, height = width or float("inf"), height or float("inf")
+    most_x, most_y = width or float("inf"), height or float("inf")
     inside = x >= -TOLERANCE and y >= -TOLERANCE
-    if not (inside and right <= width + TOLERANCE and bottom <= height + TOLERANCE):
+    if not (inside and right <= most_x + TOLERANCE and bottom <= most_y + TOLERANCE):
         raise ValueError(
             f"expected a box within {width} x {height} pixels, found x {x:g} to "
             f"{right:g}, y {y:g} to {bottom:g}"
         )
     x, y = max(x, 0.0), max(y, 0.0)
-    return x, y, min(right, width) - x, min(bottom, height) - y
+    return x, y, min(right, most_x) - x, min(bottom, most_y) - y

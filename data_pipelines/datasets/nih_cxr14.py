@@ -82,6 +82,7 @@ LABELS = (
 NO_FINDING = "No Finding"
 LICENSE = "NIH Clinical Center: free to use, with attribution"
 CREDIT = "NIH Clinical Center, ChestX-ray14, Wang et al. 2017"
+Box = tuple[float, float, float, float]
 _NAME = re.compile(r"(\d{8})_\d{3}\.png")
 
 
@@ -139,9 +140,7 @@ class _Reading:
         )
         self.label_map = _label_map(raw)
         self.files = find_films(raw, ".png")
-        self.boxes: dict[str, list[tuple[str, tuple[float, ...]]]] = (
-            collections.defaultdict(list)
-        )
+        self.boxes: dict[str, list[tuple[str, Box]]] = collections.defaultdict(list)
 
     def scan(self) -> Scan:
         table = next((p for name in ENTRIES if (p := find_table(self.raw, name))), None)

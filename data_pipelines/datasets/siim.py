@@ -194,7 +194,7 @@ def _united(cells: list[tuple[int, str]], height: int, width: int) -> np.ndarray
 
 def _scan_png(made: Scan, raw: Path) -> None:
     made.notes.append("the PNG re-release: no age, sex, view or patient is known")
-    tables = [path for name in PNG_TABLES if (path := find_table(raw, name))]
+    tables = [table for name in PNG_TABLES if (table := find_table(raw, name))]
     lines = []
     for table in tables:
         rows = numbered_rows(table)

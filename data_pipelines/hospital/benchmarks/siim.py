@@ -57,7 +57,8 @@ def write_patient(folder: Path, settings: Settings, number: int) -> dict:
                 SOPInstanceUID=image,
                 PatientID=image,
                 ViewPosition=view,
-                **tags,
+                PatientAge=tags["PatientAge"],
+                PatientSex=tags["PatientSex"],
             )
         )
         cells = ["-1"]

@@ -105,9 +105,9 @@ def write_patient(folder: Path, settings: Settings, number: int) -> dict:
         ]
         reads.append({"reader": reader, "labels": seen, "boxes": corners})
     rng.shuffle(reads)
-    about = {"image": image, "split": split, "truth": names, "reads": reads}
-    about |= {"age": body.age if told else -1, "sex": body.sex if told else ""}
-    return {"films": [{**about, "bits": bits, "inverted": inverted}]}
+    row = {"image": image, "split": split, "truth": names, "reads": reads}
+    header = {"age": body.age if told else -1, "sex": body.sex if told else ""}
+    return {"films": [row | header | {"bits": bits, "inverted": inverted}]}
 
 
 def _drawn(name: str, settings: Settings) -> tuple[str, float, str]:
