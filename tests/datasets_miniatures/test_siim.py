@@ -24,7 +24,7 @@ def hand_made(root, table, name="train-rle.csv", **tags):
     """Writes a table as it is given, and a film of 70 x 80 for each id in it."""
     root.mkdir(parents=True)
     (root / name).write_text(table)
-    for image in {line.split(",")[0] for line in table.splitlines()[1:]}:
+    for image in {line.split(",")[0] for line in table.splitlines()[1:] if line}:
         path = root / "dicom-images-train" / "1" / image / f"{image}.dcm"
         path.parent.mkdir(parents=True)
         path.write_bytes(dicom(GRAY, image, **tags))
