@@ -132,7 +132,7 @@ class Tuner:
         key = labels, exclusive
         if key not in self._made:
             config = self._run.config
-            method = dataclasses.replace(
+            method: Any = dataclasses.replace(
                 Supervised.from_config(config),
                 uncertain="ignore",
                 not_given="ignore",
@@ -220,7 +220,7 @@ class Tuner:
         value = jnp.asarray(factor, scale.hyperparams["step_size"].dtype)
         placed = jax.device_put(value, replicated(self._run.mesh))
         scale = scale._replace(hyperparams={**scale.hyperparams, "step_size": placed})
-        return state.replace(opt_state=(base, scale))
+        return TrainState(state.step, state.variables, (base, scale))
 
     def _batches(self, of: Tuning) -> Iterator[dict[str, Any]]:
         """Batches without end: every film once an epoch, in an order of the seed."""

@@ -21,6 +21,7 @@ PROTOCOLS: dict[str, str] = {
     "grounding": "grounding",
     "linear_probe": "linear_probe",
     "fine_tuning": "fine_tuning",
+    "embeddings": "embeddings",
     "segmentation": "segmentation",
     "temporal_image_classification": "temporal_image_classification",
     "temporal_sentence_similarity": "temporal_sentence_similarity",

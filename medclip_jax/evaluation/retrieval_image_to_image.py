@@ -41,6 +41,7 @@ ABOUT = About(
     (
         "Films of the query's patient among the candidates are found by the patient.",
         "Features after the projection give other figures.",
+        "A class with fewer candidates than K caps the figure at their number / K.",
         "In ConVIRT's published lists, seven patients are query and candidate.",
         (
             "8x200 lies in CheXpert's training split: a network pretrained on it has "

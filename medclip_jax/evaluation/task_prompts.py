@@ -156,8 +156,9 @@ def normal_sentences(bench: Bench) -> list[str]:
         codes = np.asarray(of.labels_Mx14).reshape(-1, len(FINDINGS))
         normal = codes[:, NO_FINDING] == POSITIVE
         normal &= ~np.isin(codes[:, others], (POSITIVE, UNCERTAIN)).any(axis=1)
-        found += [of.texts[i] for i in np.flatnonzero(normal) if len(of.texts[i]) > 4]
+        told = [of.texts[i] for i in np.flatnonzero(normal).tolist()]
+        found += [text for text in told if len(text) > 4]
     first, _ = first_of_each(found)
     rng = np.random.default_rng([bench.options.seed, 41])
     chosen = np.sort(rng.permutation(first)[:NORMAL_SENTENCES])
-    return [found[i] for i in chosen]
+    return [found[int(i)] for i in chosen]

@@ -148,7 +148,7 @@ def _measure(question: Question, asked: Asked, tuning: Asked | None, bench: Benc
                 text=True,
             )  # fmt: skip
 
-        head = {}
+        head: dict[str, dict[str, np.ndarray]] = {}
         for place, words in enumerate(told):
             judged = scores_of(asked, words)
             tuned = scores_of(tuning, words) if tuning is not None else None

@@ -88,7 +88,10 @@ def scores(
     if images_KxD is not None:
         words_PxD = np.asarray(network.texts(every).joint_BxD)
         made["mean_of_embeddings"] = np.stack(
-            [asked.pool(ensemble(images_KxD, words_PxD, columns)) for columns in draws]
+            [
+                asked.pool(ensemble(np.asarray(images_KxD), words_PxD, columns))
+                for columns in draws
+            ]
         )
     return made
 
