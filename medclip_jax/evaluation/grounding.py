@@ -229,10 +229,8 @@ def _rows(
             f"{(~usable).sum()} phrases have boxes that cover all of the film, or none"
         )
     categories = np.array([phrase.row["category"] for phrase in phrases])
-    about = {
-        "patients": np.array([phrase.row["patient_id"] for phrase in phrases]),
-        "units": np.array([phrase.row["phrase_id"] for phrase in phrases]),
-    }
+    patients = np.array([phrase.row["patient_id"] for phrase in phrases])
+    units = np.array([phrase.row["phrase_id"] for phrase in phrases])
     heads, details = [], []
     for column, metric in enumerate(METRICS):
         kept = usable if "cnr" in metric else np.ones(len(phrases), bool)
@@ -257,10 +255,11 @@ def _rows(
                     )
                     for network, of in figures.items()
                 },
-                chance=float(np.mean(list(chances.values()))),
+                patients,
+                float(np.mean(list(chances.values()))),
+                units=units,
                 seed=options.seed,
                 note=f"mean over {len(groups)} categories; chance: {CHANCE[metric]}",
-                **about,
             )
         )
         details += [
@@ -269,9 +268,10 @@ def _rows(
                 table.name,
                 metric,
                 {n: metrics.Mean(of[rows, column]) for n, of in figures.items()},
-                chance=chances[name],
+                patients[rows],
+                chances[name],
+                units=units[rows],
                 seed=options.seed,
-                **{key: ids[rows] for key, ids in about.items()},
             )
             for name, rows in groups.items()
         ]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -55,7 +57,6 @@ def heat_maps(groups: Mapping[str, Sequence[HeatMap]]) -> bytes:
             len(groups), 2 * most, left=0.06, right=0.91, top=0.95, bottom=0.02,
             wspace=0.04, hspace=0.3,
         )  # fmt: skip
-        image = None
         for row, (name, films) in enumerate(groups.items()):
             for place, film in enumerate(films):
                 alone = figure.add_subplot(parts[row, 2 * place])
@@ -63,7 +64,7 @@ def heat_maps(groups: Mapping[str, Sequence[HeatMap]]) -> bytes:
                 for axes in (alone, under):
                     _film(axes, film.film_SxS)
                     _boxes(axes, film.boxes)
-                image = under.imshow(
+                under.imshow(
                     film.map_SxS,
                     cmap="inferno",
                     vmin=low,
@@ -78,9 +79,9 @@ def heat_maps(groups: Mapping[str, Sequence[HeatMap]]) -> bytes:
                 if place == 0:
                     alone.set_ylabel(name, fontsize=12.5, fontweight="bold")
         middle = figure.add_axes((0.93, 0.3, 0.013, 0.4))
-        bar = figure.colorbar(image, cax=middle)
+        scale = ScalarMappable(Normalize(low, high), "inferno")
+        bar = figure.colorbar(scale, cax=middle)
         bar.set_label("cosine of patch and phrase")
-        bar.solids.set_alpha(1)
         bar.outline.set_visible(False)
         return png(figure)
 

@@ -193,7 +193,7 @@ def _rows(
         "accuracy": runs.mean(axis=1),
         "macro_accuracy": np.mean([runs[:, m].mean(axis=1) for m in members], axis=0),
     }
-    of_metric = {
+    of_metric: dict[str, dict[str, metrics.Statistic]] = {
         "accuracy": {name: metrics.Mean(of) for name, of in means.items()},
         "macro_accuracy": {
             name: metrics.MeanOf([metrics.Mean(of[m], m) for m in members])
@@ -227,7 +227,7 @@ def _two_class(table, test, scores, dev, tuned, options) -> list[Row]:
     kept_dev = dev.classes != NEUTRAL if tuned else None
     couples = pairs.couples(test.rows)[kept]
     share = float(positive.mean())
-    of_metric = {
+    of_metric: dict[str, tuple[dict[str, metrics.Statistic], float]] = {
         "auroc": ({n: metrics.Auroc(positive, s[kept]) for n, s in scores.items()}, 0.5)
     }
     if tuned:
@@ -237,8 +237,10 @@ def _two_class(table, test, scores, dev, tuned, options) -> list[Row]:
             )) == positive
             for name, of in scores.items()
         }  # fmt: skip
-        accuracy = {n: metrics.Mean(of.astype(float)) for n, of in right.items()}
-        of_metric["accuracy"] = (accuracy, max(share, 1 - share))
+        of_metric["accuracy"] = (
+            {n: metrics.Mean(of.astype(float)) for n, of in right.items()},
+            max(share, 1 - share),
+        )
     return [
         measured(
             NAME,

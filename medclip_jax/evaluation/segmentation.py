@@ -207,7 +207,7 @@ def dice_rows(
       options: for the seed.
     """
     values = {n: mask_decoder.dice(of, masks_NxSxS) for n, of in predicted.items()}
-    positive = masks_NxSxS.any(axis=(1, 2))
+    positive = np.asarray(masks_NxSxS.any(axis=(1, 2)))
     areas = masks_NxSxS[positive].mean(axis=(1, 2))
     fitted = f"decoder fitted on {len(chosen.train)} films"
     made = []
@@ -220,7 +220,7 @@ def dice_rows(
         ),
         (
             "dice_all",
-            np.ones(len(positive), bool),
+            np.ones_like(positive),
             float((~positive).mean()),
             "nothing told",
         ),
@@ -254,9 +254,9 @@ def _section(
     some = min(SHOWN, len(order))
     middle = (len(order) - some) // 2
     picked: dict[str, Sequence[int]] = {
-        "best": order[:some],
-        "median": order[middle : middle + some],
-        "worst": order[len(order) - some :],
+        "best": order[:some].tolist(),
+        "median": order[middle : middle + some].tolist(),
+        "worst": order[len(order) - some :].tolist(),
     }
     groups = {
         name: [

@@ -70,8 +70,9 @@ def best_order(
     """
     cuts = _cuts(scores)
     best = (-1.0, (0, 1, 2), (-np.inf, np.inf))
-    for order in itertools.permutations(range(3)):
-        low, middle, high = (_below(scores, classes == c, cuts) for c in order)
+    for a, b, c in itertools.permutations(range(3)):
+        order = (a, b, c)
+        low, middle, high = (_below(scores, classes == of, cuts) for of in order)
         # Right at cuts i <= j: low[i] + (middle[j] - middle[i]) + (all high - high[j]).
         first = low - middle
         reached = np.maximum.accumulate(first)

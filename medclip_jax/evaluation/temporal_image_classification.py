@@ -199,7 +199,7 @@ def side_by_side(
     halves = []
     for places in ([p.current for p in pairs], [p.previous for p in pairs]):
         sets = {films.name: films for films, _ in places}
-        parts = {}
+        parts: dict[tuple[str, int], np.ndarray] = {}
         for name, films in sets.items():
             positions = np.unique([at for f, at in places if f is films])
             vectors = unit(of(films, positions))
@@ -236,7 +236,8 @@ def _measure(
         return made
 
     def measure(networks: Networks) -> Outcome:
-        rows, shown = [], {}
+        rows: list[Row] = []
+        shown: Mapping[str, np.ndarray] = {}
         ways: list[tuple[str, Callable, str]] = [
             ("", folds(logistic, False, True), f"{FOLDS} folds by patient"),
             ("/joint", folds(logistic, True, True), f"{FOLDS} folds by patient"),
@@ -374,11 +375,11 @@ def _section(
         for c, name in enumerate(LABELS):
             at = int(rng.choice(np.flatnonzero(labels == c)))
             told = LABELS[predicted[finding][0, at]]
-            films = [
+            before, now = (
                 next(films.read(np.array([position])))[0, ..., 0]
                 for films, position in (pairs[at].previous, pairs[at].current)
-            ]
-            cells.append(plots_films.Change(*films, name, told))
+            )
+            cells.append(plots_films.Change(before, now, name, told))
         grid[finding] = cells
     caption = (
         "The film before and the current film; beneath, what was labelled, and what "

@@ -109,7 +109,7 @@ def _measure(table: Table, rows: Sequence[pairs.Row], options: Options):
                         statistics,
                         groups[where],
                         chance,
-                        units=[rows[i]["pair_id"] for i in where],
+                        units=[rows[int(i)]["pair_id"] for i in where],
                         seed=options.seed,
                         note=note,
                     )

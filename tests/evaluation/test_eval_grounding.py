@@ -154,6 +154,11 @@ def test_overlap(boxes, margin, want, mean):
     assert got.mean() == pytest.approx(mean, abs=1e-6)
 
 
+def test_thresholds_are_strict():
+    shown = np.where(inside(ONE), 0.5, 0.25)
+    assert maps.ious(shown, inside(ONE), [0.25, 0.5]).tolist() == [1, 0]
+
+
 def test_annotation_in_the_margin_is_missed_and_no_pixel_gives_no_ratio():
     shown = np.full((4, 4), np.nan)
     shown[:, :2] = 0.6
