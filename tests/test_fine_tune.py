@@ -293,4 +293,4 @@ def test_protocol_asks_for_every_share_and_start(run):
 def test_protocol_without_a_trainer_is_told():
     bench = planted.bench(binary_films(60))
     assert fine_tuning.plan(bench) == []
-    assert "train a network" in bench.skipped["fine_tuning on set"]
+    assert "train a network" in bench.skipped["fine_tuning"]

@@ -37,6 +37,10 @@ QUERIES, TEXTS = 10, 5
 _NAMED = 5
 
 
+class NotItsQuestion(UserError):
+    """The set's films are of other classes altogether; the report need not tell."""
+
+
 @dataclass(frozen=True)
 class Set:
     """Attributes:
@@ -85,6 +89,7 @@ def draw(films: Films, options: Options) -> Set:
     as many, at most `options.per_class`, and of none of the queries' patients.
 
     Raises:
+      NotItsQuestion: films of fewer than two categories.
       UserError: a category has fewer than `options.minimum` films.
     """
     split = films.where(options.split)
@@ -92,6 +97,8 @@ def draw(films: Films, options: Options) -> Set:
     if options.frontal:
         classes = np.where(five_class.frontal(films.views[split]), classes, -1)
     counts = [int((classes == c).sum()) for c in range(len(EIGHT))]
+    if sum(count > 0 for count in counts) < 2:
+        raise NotItsQuestion(f"{films.name} has no two of the eight categories")
     if min(counts) < options.minimum:
         found = ", ".join(f"{name} {count}" for name, count in zip(EIGHT, counts))
         raise UserError(

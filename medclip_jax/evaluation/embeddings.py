@@ -86,7 +86,8 @@ def find_groups(bench: Bench) -> list[Group]:
         try:
             five = zero_shot_five.choose_films(films, options)
         except UserError as error:
-            bench.skip(f"{NAME} on {films.name}", str(error))
+            if not films.tasks:  # else it has classes of its own
+                bench.skip(f"{NAME} on {films.name}", str(error))
             continue
         found.append(Group(films.name, films, five.indices, five.classes, EVAL_FIVE))
     for question in tasks.questions(bench, "multiclass"):

@@ -133,7 +133,14 @@ def fit(
         told = probabilities(heads, best[0], standard["test"], exclusive)
         chances[share].append(parts.test.pool(told))
         chosen[share].append(STRENGTHS[best[0] % len(STRENGTHS)])
-    return Fitted({share: np.stack(of) for share, of in chances.items()}, chosen)
+    used: dict[float, list[int]] = {share: [] for share in fractions}
+    for share, films in draws:
+        used[share].append(len(np.unique(names[films])))
+    return Fitted(
+        {share: np.stack(of) for share, of in chances.items()},
+        chosen,
+        {share: float(np.mean(of)) for share, of in used.items()},
+    )
 
 
 def probabilities(

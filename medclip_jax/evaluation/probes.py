@@ -6,7 +6,7 @@ is to choose; the films judged choose nothing.
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -59,10 +59,13 @@ class Fitted:
       chances: share of the labels to the probabilities of each draw, float [S, U, C].
       strengths: share to the strength that each draw's validation chose; empty where
         there is none to choose.
+      patients: share to how many patients it is, the mean over draws: of few, more
+        than the share says, since every answer must be met.
     """
 
     chances: Mapping[float, np.ndarray]
     strengths: Mapping[float, list[float]]
+    patients: Mapping[float, float] = field(default_factory=dict)
 
 
 def find_parts(question: Question, options: Options) -> tuple[Parts | None, str]:
@@ -206,20 +209,7 @@ def probe_rows(
             units=test.ids,
             seed=seed,
             std=float(np.std(every)) if len(of_trained) > 1 else None,
-            note="; ".join(
-                filter(
-                    None,
-                    [
-                        _note(
-                            question,
-                            parts,
-                            share,
-                            fitted["trained"].strengths.get(share, []),
-                        ),
-                        more,
-                    ],
-                )
-            ),
+            note=_note(question, parts, share, fitted["trained"], more),
         )
         rows.append(row)
         for network, statistics in of.items():
@@ -276,11 +266,13 @@ def _label_rows(name, question, parts, fitted, seed) -> list[Row]:
     return rows
 
 
-def _note(question, parts: Parts, share: float, strengths: list[float]) -> str:
+def _note(question, parts: Parts, share: float, of: Fitted, more: str) -> str:
     patients = len(np.unique(parts.train.patients))
+    used = of.patients.get(share, share * patients)
     notes = [
-        f"{share:.0%} of {patients} patients with {len(parts.train.positions)} films"
+        f"{used:g} of {patients} training patients with {len(parts.train.positions)} films"
     ]
+    strengths = of.strengths.get(share, [])
     if parts.train.left_out:
         notes.append(f"{parts.train.left_out} training films left out by the limit")
     if parts.carved:
@@ -295,4 +287,4 @@ def _note(question, parts: Parts, share: float, strengths: list[float]) -> str:
         notes.append(f"{len(parts.labels)} of {len(question.task.labels)} labels")
     if tasks.unit_note(question):
         notes.append(tasks.unit_note(question))
-    return "; ".join(notes)
+    return "; ".join([*notes, *filter(None, [more])])

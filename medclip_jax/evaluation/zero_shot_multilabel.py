@@ -87,6 +87,10 @@ def _measure(question: Question, asked: Asked, bench: Bench):
 
         def margins(network) -> dict[str, np.ndarray]:
             made: dict[str, list[np.ndarray]] = {}
+            pairs = [task_prompts.pair(label) for label in labels]
+            network.texts(
+                [text for pair in pairs for of in pair.values() for text in of]
+            )
             for label in labels:
                 words = task_prompts.pair(label)
                 styles = zero_shot_styles.scores(

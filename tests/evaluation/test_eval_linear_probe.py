@@ -160,7 +160,7 @@ def test_probe_of_a_binary_question():
     # Its features see a band that is noise, and little of the others.
     assert head.untrained < head.value - 0.05
     assert rows["linear_probe", "auroc_1%"].std > 0
-    assert "100% of 40 patients with 80 films" in head.note
+    assert "40 of 40 training patients with 80 films" in head.note
     assert "strength by validation" in head.note
     assert len(results.sections[0].pictures) == 1
 

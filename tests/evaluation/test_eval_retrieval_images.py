@@ -134,6 +134,9 @@ def test_the_rule_parts_patients_and_balances():
     assert set(other.queries) != set(made.queries)
     with pytest.raises(UserError, match="Fracture 30"):
         eight.draw(films, Options(minimum=50))
+    films.labels_Nx14[:] = 0
+    with pytest.raises(eight.NotItsQuestion):
+        eight.draw(films, Options(minimum=50))
 
 
 def test_planted_films_find_their_class():
