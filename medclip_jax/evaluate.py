@@ -17,7 +17,13 @@ import jax
 import numpy as np
 
 from data_pipelines.records import Dataset
-from medclip_jax import __version__, cli, evaluate_networks, evaluate_options
+from medclip_jax import (
+    __version__,
+    cli,
+    evaluate_networks,
+    evaluate_options,
+    fine_tune,
+)
 from medclip_jax import run as run_lib
 from medclip_jax.errors import UserError
 from medclip_jax.evaluate_data import (
@@ -126,9 +132,14 @@ def make_bench(
             draws=args.draws,
             max_films=args.max_films,
             seed=args.seed,
+            seeds=args.seeds,
             show_text=show_text,
+            tune_steps=args.tune_steps,
+            tune_draws=args.tune_draws,
+            queries=args.queries,
         ),
         evaluate_networks.abilities(run),
+        fine_tune.Tuner(run),
     )
 
 

@@ -66,6 +66,16 @@ def parser() -> argparse.ArgumentParser:
         "(default 2000)")  # fmt: skip
     add("--ceiling", type=Path, metavar="WORKDIR",
         help="run of method supervised, measured on the same films")  # fmt: skip
+    add("--seeds", type=int, default=5, metavar="N",
+        help="subsets of the labels that a linear probe is fitted on (default 5)")  # fmt: skip
+    add("--tune-steps", type=int, default=100, metavar="N",
+        help="most steps of a fine-tuning, of which there are six a data set and "
+        "network (default 100, for a CPU; papers train for thousands)")  # fmt: skip
+    add("--tune-draws", type=int, default=1, metavar="N",
+        help="subsets of the labels that are fine-tuned on (default 1; ConVIRT 5)")  # fmt: skip
+    add("--queries", type=Path, metavar="DIR",
+        help="ConVIRT's lists of films and sentences for retrieval: the folder with "
+        "image-retrieval/ and text-retrieval/")  # fmt: skip
     add("--imagenet", type=Path, metavar="FILE",
         help="ImageNet weights of the image tower (torchvision .pth or .safetensors, or "
         "a Hugging Face folder), as a further baseline")  # fmt: skip
@@ -85,10 +95,14 @@ def parser() -> argparse.ArgumentParser:
 def check(args: argparse.Namespace) -> None:
     """Raises UserError for a number out of range, or a file in the report's place."""
     names = ("per_class", "minimum", "prompts_per_class", "draws", "max_films",
-             "batch_size")  # fmt: skip
+             "batch_size", "seeds", "tune_steps", "tune_draws")  # fmt: skip
     for name in names:
         if getattr(args, name) < 1:
             flag = name.replace("_", "-")
             raise UserError(f"--{flag} must be at least 1, found {getattr(args, name)}")
+    for name in ("queries", "imagenet"):
+        path = getattr(args, name)
+        if path is not None and not path.exists():
+            raise UserError(f"--{name}: expected {path} to exist, found nothing there")
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"--out {args.out} is a file; expected a folder to write to")

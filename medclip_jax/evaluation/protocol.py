@@ -68,7 +68,7 @@ class Options:
     seed: int = 0
     show_text: bool = False
     probe_films: int = 10_000
-    tune_steps: int = 200
+    tune_steps: int = 100
     tune_draws: int = 1
     queries: Path | None = None
 

@@ -62,11 +62,16 @@ def plan(bench: Bench) -> list[Job]:
 
 
 def sample_films(films: Films, bench: Bench) -> np.ndarray:
-    """Positions of at most `max_films` films of the split, drawn by id; ascending."""
+    """Positions of at most `max_films` films of the split, drawn by id; ascending.
+
+    Only frontal ones where that is asked for, unless the set has none: captions of
+    figures, films of limbs.
+    """
     options = bench.options
     usable = films.where(options.split)
-    if options.frontal:
-        usable = usable[five_class.frontal(films.views[usable])]
+    frontal = usable[five_class.frontal(films.views[usable])]
+    if options.frontal and len(frontal):
+        usable = frontal
     by_id = usable[np.argsort(films.ids[usable], kind="stable")]
     rng = np.random.default_rng([options.seed, 14])
     return np.sort(rng.permutation(by_id)[: options.max_films])
