@@ -57,8 +57,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.resamples < 100:
         raise UserError(f"--resamples: expected 100 or more, found {args.resamples}")
-    both = [samples.read(folder) for folder in (args.first, args.second)]
-    found, left_out = paired.all_differences(*both, args.resamples, args.seed)
+    found, left_out = paired.all_differences(
+        samples.read(args.first), samples.read(args.second), args.resamples, args.seed
+    )
     if not found:
         why = "\n".join(f"  {name}: {why}" for name, why in left_out.items())
         raise UserError(f"the two reports have no figure to compare:\n{why}")

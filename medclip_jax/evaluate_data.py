@@ -48,7 +48,7 @@ def load_films(
                 dataset.kind,
                 dataset.fingerprint,
                 tasks,
-                judged(dataset, tasks, loaded.ids),
+                judged(dataset, tasks, loaded.ids.tolist()),
             )
         )
     if not any(len(films.where(split)) if split else len(films) for films in found):

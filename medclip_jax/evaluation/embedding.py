@@ -185,7 +185,7 @@ class Embedder:
         if images.patches_BxPxC is None:
             return images
         patches_BxPxC = images.patches_BxPxC.astype(jnp.float32)
-        return images.replace(patches_BxPxC=patches_BxPxC)
+        return dataclasses.replace(images, patches_BxPxC=patches_BxPxC)
 
     def _embed_texts(self, variables: Variables, texts: Mapping[str, jax.Array]):
         return self._kept(self.method.embed_texts(variables, texts))

@@ -5,6 +5,7 @@ the network's and the data's fingerprints, so that another evaluation of the sam
 checkpoint reads them instead.
 """
 
+import dataclasses
 import hashlib
 import os
 import uuid
@@ -109,23 +110,25 @@ class Network:
         if not self._embedder.local:
             return images
         patches = self.patches(films, positions)
-        return images.replace(
-            patches_BxPxC=patches.trunk_BxPxF,
-            local_BxPxD=patches.local_BxPxD,
-            grid=patches.grid,
-        )
+        local: dict[str, Any] = {  # of host arrays
+            "patches_BxPxC": patches.trunk_BxPxF,
+            "local_BxPxD": patches.local_BxPxD,
+            "grid": patches.grid,
+        }
+        return dataclasses.replace(images, **local)
 
     def trunk(self, films: Films, positions: np.ndarray) -> np.ndarray:
         """float32 [K, F], before any projection."""
-        return self.images(films, positions).trunk_BxF
+        return np.asarray(self.images(films, positions).trunk_BxF)
 
     def joint(self, films: Films, positions: np.ndarray) -> np.ndarray:
         """float32 [K, D] unit vectors; the trunk's where there is no joint space."""
         images = self.images(films, positions)
         if images.joint_BxD is not None:
-            return images.joint_BxD
-        norms = np.linalg.norm(images.trunk_BxF, axis=1, keepdims=True)
-        return images.trunk_BxF / np.maximum(norms, 1e-12)
+            return np.asarray(images.joint_BxD)
+        trunk_BxF = np.asarray(images.trunk_BxF)
+        norms = np.linalg.norm(trunk_BxF, axis=1, keepdims=True)
+        return trunk_BxF / np.maximum(norms, 1e-12)
 
     def patches(self, films: Films, positions: np.ndarray) -> Patches:
         """Local features of films that were needed with `patches`."""
@@ -200,9 +203,9 @@ class _Stored:
         self,
         ids: Sequence[str] | np.ndarray,
         rows: dict[str, int],
-        parts: Mapping[str, np.ndarray | None],
+        parts: Mapping[str, Any],
     ) -> None:
-        given = {name: part for name, part in parts.items() if part is not None}
+        given = {n: np.asarray(part) for n, part in parts.items() if part is not None}
         held = {name: self.arrays[name] for name in given if name in self.arrays}
         start = len(next(iter(held.values()))) if held else 0
         for place, image_id in enumerate(ids):
@@ -214,9 +217,8 @@ class _Stored:
     def vectors(self, ids: Sequence[str] | np.ndarray) -> ImageEmbedding:
         rows = [self.rows[str(image_id)] for image_id in ids]
         joint = self.arrays.get("joint")
-        return ImageEmbedding(
-            self.arrays["trunk"][rows], None if joint is None else joint[rows]
-        )
+        made: Any = ImageEmbedding  # of host arrays
+        return made(self.arrays["trunk"][rows], None if joint is None else joint[rows])
 
     def local(self, ids: Sequence[str] | np.ndarray) -> Patches:
         rows = [self.local_rows[str(image_id)] for image_id in ids]
@@ -236,7 +238,7 @@ class _Stored:
                 ids=np.array(list(self.rows)),
                 local_ids=np.array(list(self.local_rows)),
                 grid=np.array(self.grid),
-                **self.arrays,
+                **self.arrays,  # type: ignore[arg-type]
             )
         os.replace(part, path)
 

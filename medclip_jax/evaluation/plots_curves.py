@@ -98,7 +98,6 @@ def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> 
             s=40 + 900 * share,
             color=TRAINED,
             alpha=0.75,
-            label="films, by confidence",
         )
         for x, y, count in zip(told, true, counts):
             axes.annotate(
@@ -111,11 +110,9 @@ def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> 
             xlim=(-0.02, 1.02),
             ylim=(-0.02, 1.05),
         )
+        axes.scatter([], [], s=60, color=TRAINED, label="films, by confidence")
         handles, labels = axes.get_legend_handles_labels()
-        legend = figure.legend(
-            handles, labels, loc="outside lower center", ncols=2, fontsize=10
-        )
-        legend.legend_handles[1].set_sizes([60])
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=10)
         return png(figure)
 
 

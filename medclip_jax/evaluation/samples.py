@@ -37,7 +37,7 @@ def write(rows: Sequence[Row], folder: Path) -> None:
     """Writes the samples of the rows that have one."""
     arrays: dict[str, np.ndarray] = {}
     places: dict[bytes, int] = {}
-    index = []
+    index: list[dict[str, Any]] = []
 
     def place(ids: np.ndarray) -> int:
         ids = np.asarray(ids, np.str_)
@@ -62,7 +62,7 @@ def write(rows: Sequence[Row], folder: Path) -> None:
     arrays[INDEX] = np.array(json.dumps(index))
     part = folder / (FILE + ".part")
     with part.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     os.replace(part, folder / FILE)
 
 

@@ -7,6 +7,7 @@ its official code also has the maximum, which GLoRIA uses).
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -184,7 +185,7 @@ def five_class_rows(
       prompts at once.
     """
     chance = 1 / len(texts)
-    about = {"patients": patients, "units": units, "seed": seed}
+    about: dict[str, Any] = {"patients": patients, "units": units, "seed": seed}
     other = "max" if pooling == "mean" else "mean"
     ways = [
         ("", pooling, zscore),

@@ -1,5 +1,6 @@
 """What methods with one image tower and one text tower have in common."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -133,7 +134,7 @@ class DualEncoder:
             {"params": variables["params"]["image"]["projection"]},
             images.patches_BxPxC,
         )
-        return images.replace(local_BxPxD=l2_normalize(local_BxPxD))
+        return dataclasses.replace(images, local_BxPxD=l2_normalize(local_BxPxD))
 
     def embed_texts(
         self, variables: Variables, texts: Mapping[str, jax.Array]
