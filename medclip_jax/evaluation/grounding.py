@@ -44,6 +44,7 @@ ABOUT = About(
         "Thresholds act on the cosine: with another scale of it mIoU is another.",
         "BioViL crops the film and misses boxes in the margin; here it is padded.",
         "Boxes of one phrase are united; others average over them.",
+        "The smoothing counts in cells: on a map of few cells little contrast is left.",
         "A mean over phrases instead of categories: a third of MS-CXR is cardiomegaly.",
         "Films of MS-CXR lie in the training split of MIMIC-CXR: hold them out.",
     ),
@@ -151,7 +152,9 @@ def _measure(table: Table, phrases: Sequence[Phrase], options: Options):
             maps.smooth(rng.normal(size=map_hxw.shape)) for map_hxw in found["trained"]
         ]
         blind = _figures(phrases, noise, size)
-        rows, skipped = _rows(table, phrases, figures, blind, options)
+        rows, skipped = _rows(
+            table, phrases, figures, blind, found["trained"][0].shape, options
+        )
         section = _section(
             table, phrases, found["trained"], figures["trained"], options
         )
@@ -218,6 +221,7 @@ def _rows(
     phrases: Sequence[Phrase],
     figures: Mapping[str, np.ndarray],
     blind: np.ndarray,
+    grid: tuple[int, ...],
     options: Options,
 ) -> tuple[list[Row], dict[str, str]]:
     """Rows, the means over categories first; what is left out and why."""
@@ -259,7 +263,8 @@ def _rows(
                 float(np.mean(list(chances.values()))),
                 units=units,
                 seed=options.seed,
-                note=f"mean over {len(groups)} categories; chance: {CHANCE[metric]}",
+                note=f"mean over {len(groups)} categories; map of {grid[0]} x {grid[1]} "
+                f"cells; chance: {CHANCE[metric]}",
             )
         )
         details += [

@@ -175,10 +175,11 @@ class _Tuner:
             rows = order[number * BATCH : (number + 1) * BATCH]
             texts, classes_B = _rows(training.texts, rows), training.classes[rows]
             tuned, state = self._step(tuned, state, texts, classes_B, rates(number))
-            if planned and number == 0:  # compiled now
+            # The first two steps may compile: the second takes what a step gives.
+            if planned and number == 2:
                 jax.block_until_ready(tuned)
                 started = time.perf_counter()
-            elif planned and number == 3:
+            elif planned and number == 5:
                 jax.block_until_ready(tuned)
                 seconds = (time.perf_counter() - started) / 3 * steps * planned
                 _check(seconds, planned, steps)

@@ -51,11 +51,12 @@ def heat_maps(groups: Mapping[str, Sequence[HeatMap]]) -> bytes:
     low = min(float(film.map_SxS.min()) for film in every)
     high = max(float(film.map_SxS.max()) for film in every)
     with matplotlib.rc_context({**STYLE, "figure.constrained_layout.use": False}):
-        figure = Figure(figsize=(2.6 * 2 * most + 1.0, 3.25 * len(groups) + 0.5))
+        height = 3.25 * len(groups) + 0.6
+        figure = Figure(figsize=(2.6 * 2 * most + 1.0, height))
         FigureCanvasAgg(figure)
         parts = figure.add_gridspec(
-            len(groups), 2 * most, left=0.06, right=0.91, top=0.95, bottom=0.02,
-            wspace=0.04, hspace=0.3,
+            len(groups), 2 * most, left=0.06, right=0.895, wspace=0.04, hspace=0.3,
+            top=1 - 0.45 / height, bottom=0.6 / height,
         )  # fmt: skip
         for row, (name, films) in enumerate(groups.items()):
             for place, film in enumerate(films):
@@ -72,13 +73,15 @@ def heat_maps(groups: Mapping[str, Sequence[HeatMap]]) -> bytes:
                     alpha=0.45,
                 )
                 alone.set_title(film.title, fontsize=11, pad=6, loc="left")
-                told = "\n".join(textwrap.wrap(film.told, 58)[:2])
+                told = "\n".join(
+                    textwrap.wrap(film.told, 58, max_lines=2, placeholder=" …")
+                )
                 alone.text(
                     0, -0.03, told, transform=alone.transAxes, va="top", fontsize=9
                 )
                 if place == 0:
                     alone.set_ylabel(name, fontsize=12.5, fontweight="bold")
-        middle = figure.add_axes((0.93, 0.3, 0.013, 0.4))
+        middle = figure.add_axes((0.912, 0.3, 0.013, 0.4))
         scale = ScalarMappable(Normalize(low, high), "inferno")
         bar = figure.colorbar(scale, cax=middle)
         bar.set_label("cosine of patch and phrase")

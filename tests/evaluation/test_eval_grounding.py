@@ -156,7 +156,8 @@ def test_overlap(boxes, margin, want, mean):
 
 def test_thresholds_are_strict():
     shown = np.where(inside(ONE), 0.5, 0.25)
-    assert maps.ious(shown, inside(ONE), [0.25, 0.5]).tolist() == [1, 0]
+    shown[0, 0] = 0.6
+    assert maps.ious(shown, inside(ONE), [0.25, 0.5]).tolist() == [0.8, 0]
 
 
 def test_annotation_in_the_margin_is_missed_and_no_pixel_gives_no_ratio():
@@ -345,6 +346,7 @@ def test_planted_boxes_are_found(measured):
     assert head.untrained < head.value - 1
     assert 0.05 < head.chance < 1
     assert head.data == "phrases+films"
+    assert "mean over 2 categories; map of 16 x 16 cells" in head.note
     assert head.n == 48 and head.sample.units[0] == "000Bright"
     assert len(set(head.sample.patients)) == 12
     signed = rows["grounding", "signed_cnr"]

@@ -65,6 +65,12 @@ def test_no_other_two_thresholds_are_better(seed):
     assert np.mean(told == classes) == pytest.approx(best, abs=1e-12)
 
 
+def test_a_score_on_a_threshold_is_not_above_it():
+    scores = np.array([0.1, 0.2, 0.3, 0.5, 0.6])
+    told = sentence_pairs.classes_of(scores, (2, 1, 0), (0.2, 0.5))
+    assert told.tolist() == [2, 2, 1, 1, 0]
+
+
 def test_a_threshold_never_sees_the_fold_it_judges():
     """One pair alone is high; only its own fold could know that it is negative."""
     scores = np.r_[np.linspace(0.6, 0.8, 20), np.linspace(0.1, 0.3, 19), 0.95]
