@@ -26,7 +26,7 @@ done
 
 step "3/3 evaluate: all protocols"
 medclip-jax evaluate --workdir "$DEMO/train" --data "$DEMO/shards" --protocols all \
-  --ceiling "$DEMO/ceiling" --out "$DEMO/report_all"
+  --minimum 8 --tune-steps 60 --ceiling "$DEMO/ceiling" --out "$DEMO/report_all"
 
 printf '\nDone in %d s.\nAll figures: %s/report_all/results.md\nReport:      %s/report_all/report.html\n' \
   "$((SECONDS - started))" "$DEMO" "$DEMO"

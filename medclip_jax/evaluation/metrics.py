@@ -17,6 +17,7 @@ Strings = Sequence[str] | np.ndarray
 """Ids, as a list of str or an array of them."""
 
 BOOTSTRAP_SAMPLES = 1000
+LEAST_SHARE = 0.5
 _BLOCK_ENTRIES = 2_000_000
 
 
@@ -340,8 +341,9 @@ def bootstrap(
 
     Returns:
       The value with the 2.5 and 97.5 percentiles of the resamples. Resamples that
-      cannot give a value are left out; with none left, and with a single patient,
-      the bounds are NaN.
+      cannot give a value are left out; where fewer than LEAST_SHARE are left (they
+      are those that hold every rare label), and with a single patient, the bounds
+      are NaN.
     """
     _, owner = np.unique(np.asarray(patients), return_inverse=True)
     count = int(owner.max()) + 1
@@ -351,7 +353,7 @@ def bootstrap(
     drawn = [statistic(weights) for weights in resample(owner, samples, seed)]
     values = np.concatenate(drawn)
     values = values[np.isfinite(values)]
-    if not values.size:
+    if values.size < LEAST_SHARE * samples:
         return Interval(value, float("nan"), float("nan"))
     low, high = np.percentile(values, [2.5, 97.5])
     return Interval(value, float(low), float(high))

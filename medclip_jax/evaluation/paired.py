@@ -76,8 +76,8 @@ def difference(
         ]
     )
     drawn = drawn[np.isfinite(drawn)]
-    if not len(drawn):
-        return "no resample of the patients gives a value"
+    if len(drawn) < metrics.LEAST_SHARE * resamples:
+        return "too few resamples of the patients give a value"
     below = (np.sum(drawn <= 0) + 1) / (len(drawn) + 1)
     above = (np.sum(drawn >= 0) + 1) / (len(drawn) + 1)
     low, high = np.percentile(drawn, [2.5, 97.5])

@@ -112,6 +112,17 @@ def test_bootstrap_blocks_change_nothing(monkeypatch):
     assert metrics.bootstrap(statistic, np.arange(50), samples=64) == whole
 
 
+def test_an_interval_of_few_resamples_is_none():
+    # One positive unit among 20: 36 % of the resamples lack it, which leaves enough;
+    # two statistics that each need another single unit are both there in 40 %.
+    scores = np.linspace(0, 1, 20)
+    one, two = (metrics.Auroc(np.arange(20) == place, scores) for place in (15, 4))
+    kept = metrics.bootstrap(one, np.arange(20))
+    assert kept.low < kept.value < kept.high
+    lost = metrics.bootstrap(metrics.MeanOf([one, two]), np.arange(20))
+    assert np.isfinite(lost.value) and np.isnan(lost.low) and np.isnan(lost.high)
+
+
 def test_bootstrap_of_one_patient_has_no_interval():
     interval = metrics.bootstrap(metrics.Mean(np.array([1, 0])), ["p", "p"])
     assert interval.value == 0.5
