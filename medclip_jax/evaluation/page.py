@@ -101,17 +101,32 @@ def _ladder(row: Row) -> str:
 # --- Leaderboard ----------------------------------------------------------------------
 
 
+SHOWN = 3
+"""Data sets of a protocol that the leaderboard shows before it folds the others."""
+
+
 def _board(rows: Sequence[Row]) -> str:
-    """Each protocol's first figure, and all that papers publish, on a scale."""
-    seen: set[tuple[str, str]] = set()
-    lines = []
+    """A figure of each protocol and data set on a scale, those that papers have first."""
+    chosen: dict[tuple[str, str], tuple[Row, list[published.Figure]]] = {}
     for row in rows:
         papers = published.beside(row)
-        first = "/" not in row.protocol and (row.protocol, row.dataset) not in seen
-        if not np.isfinite(row.value) or not (first or papers):
-            continue
-        seen.add((row.protocol, row.dataset))
-        lines.append(_board_line(row, papers))
+        key = row.protocol, row.dataset
+        wanted = np.isfinite(row.value) and ("/" not in row.protocol or papers)
+        if wanted and (key not in chosen or len(papers) > len(chosen[key][1])):
+            chosen[key] = row, papers
+    groups: dict[str, list[tuple[Row, list[published.Figure]]]] = {}
+    for (protocol, _), entry in chosen.items():
+        groups.setdefault(protocol, []).append(entry)
+    lines = []
+    for protocol, entries in groups.items():
+        entries.sort(key=lambda entry: not entry[1])
+        drawn = [_board_line(*entry) for entry in entries]
+        lines += drawn[:SHOWN]
+        if drawn[SHOWN:]:
+            lines.append(
+                f"<details><summary>{words(protocol)}: {len(drawn) - SHOWN} further "
+                f"data sets</summary>{''.join(drawn[SHOWN:])}</details>"
+            )
     if not lines:
         return ""
     legend = (
@@ -217,7 +232,12 @@ def _chapter(
             f"<details><summary>{len(others)} further figures</summary>"
             f"{_table(others)}</details>"
         )
-    parts += [_section(section, "h3") for section in sections]
+    parts += [_section(section, "h3") for section in sections[:1]]
+    parts += [
+        f"<details class=more><summary>{_e(section.title)}</summary>"
+        f"{_section(section, 'h3', titled=False)}</details>"
+        for section in sections[1:]
+    ]
     return "".join(parts) + "</section>"
 
 
@@ -242,7 +262,7 @@ def _table(rows: Sequence[Row]) -> str:
     )
 
 
-def _section(section: Section, level: str) -> str:
+def _section(section: Section, level: str, titled: bool = True) -> str:
     figures = "".join(
         f"<figure{' class=wide' if picture.wide else ''}>"
         f'<img alt="{_e(picture.caption)}" '
@@ -250,8 +270,9 @@ def _section(section: Section, level: str) -> str:
         f"<figcaption>{_e(picture.caption)}</figcaption></figure>"
         for picture in section.pictures
     )
+    title = f"<{level}>{_e(section.title)}</{level}>" if titled else ""
     return (
-        f"<div class=part><{level}>{_e(section.title)}</{level}><p>{_e(_sentence(section.text))}</p>"
+        f"<div class=part>{title}<p>{_e(_sentence(section.text))}</p>"
         f'<div class="pictures">{figures}</div>'
         f"{''.join(map(_query, section.queries))}</div>"
     )
@@ -271,7 +292,8 @@ def _query(query: Query) -> str:
     )
     return (
         f'<div class="query"><div class="asks"><h4>{_e(query.asks)}</h4><p>{shown}</p>'
-        f'</div><div class="films">{films}</div></div>'
+        f'</div><div class="films" style="--n:{max(5, len(query.films))}">{films}</div>'
+        "</div>"
     )
 
 

@@ -87,7 +87,8 @@ figcaption { margin-top: 8px; color: var(--soft); font-size: .86rem; }
 .query { display: grid; grid-template-columns: minmax(170px, 1fr) 3.6fr; gap: 8px 22px;
   padding: 16px 0; border-bottom: 1px solid var(--line); }
 .asks p { color: var(--soft); font-size: .92rem; overflow-wrap: anywhere; }
-.films { display: grid; grid-template-columns: repeat(5, minmax(0, 1fr)); gap: 12px; }
+.films { display: grid; grid-template-columns: repeat(var(--n), minmax(0, 1fr));
+  gap: 12px; }
 .films img { display: block; width: 100%; border-radius: 6px; border: 4px solid; }
 .films .right img { border-color: var(--right); }
 .films .wrong img { border-color: var(--wrong); border-style: dashed; }
