@@ -114,6 +114,14 @@ def test_images_without_reports_skip_retrieval_by_name(made, tmp_path, capsys):
     assert "not run: retrieval_exact" in capsys.readouterr().out
 
 
+def test_a_supervised_run_is_asked_what_needs_no_text(made, tmp_path):
+    flags = arguments(made, tmp_path, "--protocols", "retrieval_image_to_image")
+    flags[flags.index("--workdir") + 1] = str(made / "ceiling")
+    assert evaluate.main(flags) == 0
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert {row["protocol"] for row in rows} == {"retrieval_image_to_image"}
+
+
 def test_a_split_without_films_is_told(made, tmp_path):
     flags = arguments(made, tmp_path, "--split", "test")
     flags[flags.index("--data") + 1] = str(made / "shards" / "chexpert")
@@ -135,7 +143,7 @@ def test_user_errors_end_with_2_and_say_what_to_do(made, tmp_path, capsys):
     assert re.search(r"at least 150 films.*Edema \d+", capsys.readouterr().err)
     flags = arguments(made, tmp_path / "x")
     flags[flags.index("--workdir") + 1] = str(made / "ceiling")
-    assert cli.run(evaluate.main, flags) == 2
+    assert cli.run(evaluate.main, [*flags, "--protocols", "zero_shot"]) == 2
     assert "reads no text" in capsys.readouterr().err
 
 

@@ -82,7 +82,7 @@ def tuning(run, films, steps=40, codes=None, score=None, **more):
 
 def binary_films(count=180, seed=0, **more):
     codes = np.random.default_rng(seed).integers(0, 2, (count, 1))
-    return toy.films(codes, BINARY, spread=20, **more)
+    return toy.films(codes, BINARY, spread=20, name="rsna_target", **more)
 
 
 # --- The method -------------------------------------------------------------------
@@ -170,7 +170,7 @@ def test_dropout_is_drawn_in_training_alone(run):
 
 def test_training_learns_by_its_seed(run, tuner):
     films = binary_films(150)
-    truth = films.classes["question"].codes_KxC[films.where("test"), 0] == 1
+    truth = films.classes["rsna_target"].codes_KxC[films.where("test"), 0] == 1
     made = tuner(tuning(run, films, steps=120))
     assert made.chances_KxC.shape == (50, 1)
     assert roc_auc_score(truth, made.chances_KxC[:, 0]) > 0.9
@@ -269,7 +269,7 @@ def test_protocol_asks_for_every_share_and_start(run):
 
     def tune(of):
         asked.append(of)
-        truth = films.classes["question"].codes_KxC[of.test]
+        truth = films.classes["rsna_target"].codes_KxC[of.test]
         good = of.start.name == "trained"
         return fine_tuning.Tuned(truth * 0.9 if good else truth * 0.0, 1.0, 5, 5)
 
