@@ -3,12 +3,16 @@
 import json
 import re
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from data_pipelines import prepare
 from data_pipelines.hospital import simulate
 from medclip_jax import cli, evaluate, evaluate_options, train
+from medclip_jax import run as run_lib
 from medclip_jax.errors import UserError
+from medclip_jax.weights import pretrained
 
 pytestmark = pytest.mark.slow
 
@@ -120,6 +124,25 @@ def test_a_supervised_run_is_asked_what_needs_no_text(made, tmp_path):
     assert evaluate.main(flags) == 0
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
     assert {row["protocol"] for row in rows} == {"retrieval_image_to_image"}
+
+
+def test_published_weights_of_the_image_tower_stand_beside(made, tmp_path):
+    opened = run_lib.open_run(made / "train")
+    collections = {
+        "params": opened.variables["params"]["image"]["encoder"],
+        "batch_stats": opened.variables["batch_stats"]["image"],
+    }
+    state = pretrained.converter("resnet").to_torch(collections)
+    weights = tmp_path / "resnet.safetensors"
+    save_file({name: np.ascontiguousarray(v) for name, v in state.items()}, weights)
+    flags = arguments(made, tmp_path, "--protocols", "retrieval_image_to_image")
+    assert evaluate.main([*flags, "--imagenet", str(weights)]) == 0
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    # These are the trained tower's own weights, so the two figures are one.
+    assert rows and all(row["imagenet"] == row["value"] for row in rows)
+    wanted = f"--imagenet: expected {tmp_path / 'none'} to exist"
+    with pytest.raises(UserError, match=re.escape(wanted)):
+        evaluate.main([*flags, "--imagenet", str(tmp_path / "none")])
 
 
 def test_a_split_without_films_is_told(made, tmp_path):
