@@ -112,11 +112,13 @@ def make_bench(
     """The data as the protocols see them."""
     split, config = args.split, run.config
     show_text = args.show_text or all(is_simulated(dataset) for dataset in datasets)
-    kind = "report" if _reads_reports(run) else "sentence"
+    sentences = reports = load_sentences(datasets, split, "sentence", config)
+    if _reads_reports(run):
+        reports = load_sentences(datasets, split, "report", config)
     return Bench(
         load_films(datasets, config.data.image_size, split),
-        load_sentences(datasets, split, "sentence", config),
-        load_sentences(datasets, split, kind, config),
+        sentences,
+        reports,
         load_tables(datasets, "phrases"),
         load_tables(datasets, "progression"),
         load_tables(datasets, "sentence_pairs"),

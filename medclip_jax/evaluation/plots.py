@@ -61,6 +61,27 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def square(figure: Figure, axes: Any, xlabel: str, ylabel: str, title: str) -> bytes:
+    """Finishes curves of one rate against another: axes 0 to 1, a titled legend."""
+    axes.set(
+        xlabel=xlabel,
+        ylabel=ylabel,
+        xlim=(-0.01, 1.01),
+        ylim=(-0.01, 1.01),
+        aspect="equal",
+    )
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=2,
+        title=title,
+        fontsize=10,
+    )
+    return png(figure)
+
+
 def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> bytes:
     """Shares by row, counts beneath; rows are the truth.
 
@@ -118,23 +139,13 @@ def roc(scores_NxC: np.ndarray, classes: np.ndarray, names: Sequence[str]) -> by
                 lw=2,
                 label=f"{name} {auc(false, true):.2f}",
             )
-        axes.set(
-            xlabel="false positive rate",
-            ylabel="true positive rate",
-            xlim=(-0.01, 1.01),
-            ylim=(-0.01, 1.01),
-            aspect="equal",
+        return square(
+            figure,
+            axes,
+            "false positive rate",
+            "true positive rate",
+            "area under the curve",
         )
-        handles, labels = axes.get_legend_handles_labels()
-        figure.legend(
-            handles,
-            labels,
-            loc="outside lower center",
-            ncols=2,
-            title="area under the curve",
-            fontsize=10,
-        )
-        return png(figure)
 
 
 def class_bars(

@@ -13,6 +13,7 @@ from medclip_jax.evaluation.plots import (
     TRAINED,
     figure_of,
     png,
+    square,
 )
 
 BINS = 10
@@ -46,23 +47,7 @@ def precision_recall(
                 drawstyle="steps-post",
                 label=f"{name} {area:.2f}",
             )
-        axes.set(
-            xlabel="recall",
-            ylabel="precision",
-            xlim=(-0.01, 1.01),
-            ylim=(-0.01, 1.01),
-            aspect="equal",
-        )
-        handles, labels = axes.get_legend_handles_labels()
-        figure.legend(
-            handles,
-            labels,
-            loc="outside lower center",
-            ncols=2,
-            title="average precision",
-            fontsize=10,
-        )
-        return png(figure)
+        return square(figure, axes, "recall", "precision", "average precision")
 
 
 def calibration_error(

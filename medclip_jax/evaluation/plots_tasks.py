@@ -14,6 +14,7 @@ from medclip_jax.evaluation.plots import (
     UNTRAINED,
     figure_of,
     png,
+    square,
 )
 
 NETWORKS: dict[str, tuple[str, str]] = {
@@ -44,23 +45,13 @@ def roc_of_networks(scores: Mapping[str, np.ndarray], positive: np.ndarray) -> b
             false, true, _ = roc_curve(positive, of)
             label = f"{name} {auc(false, true):.2f}"
             axes.plot(false, true, color=network_style(name)[0], lw=2.2, label=label)
-        axes.set(
-            xlabel="false positive rate",
-            ylabel="true positive rate",
-            xlim=(-0.01, 1.01),
-            ylim=(-0.01, 1.01),
-            aspect="equal",
+        return square(
+            figure,
+            axes,
+            "false positive rate",
+            "true positive rate",
+            "area under the curve",
         )
-        handles, labels = axes.get_legend_handles_labels()
-        figure.legend(
-            handles,
-            labels,
-            loc="outside lower center",
-            ncols=2,
-            title="area under the curve",
-            fontsize=10,
-        )
-        return png(figure)
 
 
 def margins(scores: np.ndarray, positive: np.ndarray, names: Sequence[str]) -> bytes:
