@@ -10,20 +10,20 @@ Nothing but the rendering differs from the films of `mimic-cxr/`, whose JPEGs th
 Prepare it with `--dataset mimic_cxr --name mimic_dicom`.
 """
 
-import io
 import shutil
 from pathlib import Path
 
-import numpy as np
 import simplejpeg
 
-from data_pipelines.hospital import layouts
+from data_pipelines.hospital import dicom_files, layouts
 from data_pipelines.hospital.writer import Settings
 from data_pipelines.tables import read_rows
-from medclip_jax.errors import UserError
 
 DATASET = "mimic_cxr"
 """The adapter that reads it."""
+
+DX_FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.1"
+"""Digital X-Ray Image Storage - For Presentation (DICOM PS3.6)."""
 
 SPLITS = "mimic-cxr-2.0.0-split.csv.gz"
 RECORD_COLUMNS = ("subject_id", "study_id", "dicom_id", "path")
@@ -80,43 +80,19 @@ def dicom(jpeg: bytes, row: dict[str, str], inverted: bool) -> bytes:
     Raises:
       UserError: pydicom is not installed.
     """
-    try:
-        from pydicom.dataset import FileDataset, FileMetaDataset
-        from pydicom.uid import (
-            DigitalXRayImageStorageForPresentation,
-            ExplicitVRLittleEndian,
-            generate_uid,
-        )
-    except ImportError:
-        raise UserError(
-            "--benchmarks needs pydicom for its DICOM films, which is not installed: "
-            'pip install "medclip_jax[data]"'
-        ) from None
-    gray_HxW = simplejpeg.decode_jpeg(jpeg, "GRAY")[..., 0]
-    stored_HxW = gray_HxW.astype(np.uint16) * 16 + 8
-    if inverted:
-        stored_HxW = 4095 - stored_HxW
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
-    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[row["dicom_id"]])
-    made = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-    made.SOPClassUID = meta.MediaStorageSOPClassUID
-    made.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
-    made.Modality = "DX"
-    made.PatientID = row["subject_id"]
-    made.StudyID = row["study_id"]
-    made.StudyDate = row["StudyDate"]
     clock, _, fraction = row["StudyTime"].partition(".")
-    made.StudyTime = f"{clock.zfill(6)}.{fraction}"
-    made.ViewPosition = row["ViewPosition"]
-    made.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"
-    made.SamplesPerPixel, made.PixelRepresentation = 1, 0
-    made.BitsAllocated, made.BitsStored, made.HighBit = 16, 12, 11
-    made.Rows, made.Columns = stored_HxW.shape
-    made.WindowCenter, made.WindowWidth = "2048", "4096"
-    made.PixelData = stored_HxW.astype("<u2").tobytes()
-    made["PixelData"].VR = "OW"
-    file = io.BytesIO()
-    made.save_as(file, enforce_file_format=True)
-    return file.getvalue()
+    return dicom_files.dicom(
+        simplejpeg.decode_jpeg(jpeg, "GRAY")[..., 0],
+        row["dicom_id"],
+        bits=12,
+        inverted=inverted,
+        SOPClassUID=DX_FOR_PRESENTATION,
+        Modality="DX",
+        PatientID=row["subject_id"],
+        StudyID=row["study_id"],
+        StudyDate=row["StudyDate"],
+        StudyTime=f"{clock.zfill(6)}.{fraction}",
+        ViewPosition=row["ViewPosition"],
+        WindowCenter="2048",
+        WindowWidth="4096",
+    )
