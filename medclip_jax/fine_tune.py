@@ -1,8 +1,8 @@
-"""Trains an image tower further with a head for a task: ConVIRT's fine-tuning.
+"""Trains an image tower further with a head for a task: labels, or a decoder of masks.
 
-The one train step with the method `supervised`: first the head alone on the frozen
-tower, then everything; the learning rate is halved where validation stands still, and
-the best checkpoint by validation is judged.
+The one train step: first a new head alone on the frozen tower, then everything; the
+learning rate is halved where validation stands still, and the best checkpoint by
+validation is judged.
 
 Reference: Zhang et al. (ConVIRT, arXiv 2010.00747), section 4.1 and appendix B, which
 states no augmentation for classification: there is none here.
@@ -23,9 +23,11 @@ import optax
 from medclip_jax import run as run_lib
 from medclip_jax.errors import UserError
 from medclip_jax.evaluation.embedding import Embedder
-from medclip_jax.evaluation.fine_tuning import Tuned, Tuning
+from medclip_jax.evaluation.mask_decoder import Decoder, mixed_loss
+from medclip_jax.evaluation.tuning import Labels, Tuned, Tuning
 from medclip_jax.inputs import augment
 from medclip_jax.methods.interface import ExampleKeys, Variables
+from medclip_jax.methods.segmenter import Segmenter
 from medclip_jax.methods.supervised import Supervised, tower_of
 from medclip_jax.runtime import optimizer as optimizer_lib
 from medclip_jax.runtime import state as state_lib
@@ -43,8 +45,10 @@ HALVE_AFTER, STOP_AFTER = 3, 10
 CHECKS = 20
 """An epoch of few films is shorter than a twentieth of the steps: validation then comes
 only so many times in a training."""
-LABELS = "image_labels_NxC"
+LABELS, MASKS = "image_labels_NxC", "masks_BxSxS"
 _TOWER = ("image/encoder/.*",)
+_FIXED = ("image/decoder/(middle|spread)_F",)
+"""Without a gradient; the optimizer's weight decay alone would move them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +80,7 @@ class Tuner:
         self.batch_size = -(-batch_size // ways) * ways
         self._run = run
         self._say = say or functools.partial(print, file=sys.stderr, flush=True)
-        self._made: dict[tuple[int, bool], tuple] = {}
+        self._made: dict[Labels | Decoder, tuple] = {}
 
     def __call__(self, of: Tuning) -> Tuned:
         """Trains once.
@@ -85,9 +89,11 @@ class Tuner:
           UserError: the start's tower is not that of the run.
         """
         began = time.perf_counter()
-        method, warm, full, embedder = self._of(of.codes_TxC.shape[1], of.exclusive)
+        method, warm, full, embedder = self._of(of.head)
         variables = self._start(method, of)
         warm_steps = min(HEAD_STEPS, int(HEAD_SHARE * of.steps))
+        if of.head_params is not None:
+            warm_steps = 0
         batches = self._batches(of)
         # The step counts what is drawn: each seed has its own numbers.
         number = of.seed * 1_000_003
@@ -98,7 +104,11 @@ class Tuner:
         period = max(-(-len(of.train) // self.batch_size), -(-of.steps // CHECKS))
 
         validate = list(of.films.read(of.validate))
-        best = float("-inf"), warm_steps, jax.device_get(state.variables)
+        first = float("-inf")
+        if of.head_params is not None:  # the start is a candidate
+            logits = embedder.class_logits(state.variables, validate)
+            first = of.score(told(logits, of.head))
+        best = first, warm_steps, jax.device_get(state.variables)
         waited, factor, step = 0, 1.0, warm_steps
         while step < of.steps:
             for _ in range(min(period, of.steps - step)):
@@ -107,7 +117,7 @@ class Tuner:
             if not np.isfinite(float(metrics["loss"])):
                 break  # what was best before it stands
             logits = embedder.class_logits(state.variables, validate)
-            score = of.score(chances(logits, of.exclusive))
+            score = of.score(told(logits, of.head))
             if score > best[0]:
                 best = score, step, jax.device_get(state.variables)
                 waited = 0
@@ -126,21 +136,30 @@ class Tuner:
             f"fine-tuning {of.number} of {of.of} from {of.start.name}: {step} steps on "
             f"{len(of.train)} films in {seconds:.0f} s, about {left:.0f} min to go"
         )
-        return Tuned(chances(logits, of.exclusive), best[0], step, best[1])
+        return Tuned(told(logits, of.head), best[0], step, best[1])
 
-    def _of(self, labels: int, exclusive: bool):
-        key = labels, exclusive
-        if key not in self._made:
+    def _of(self, head: Labels | Decoder):
+        if head not in self._made:
             config = self._run.config
-            method: Any = dataclasses.replace(
-                Supervised.from_config(config),
-                uncertain="ignore",
-                not_given="ignore",
-                label_key=LABELS,
-                labels=labels,
-                exclusive=exclusive,
-                dropout=DROPOUT,
-            )
+            supervised = Supervised.from_config(config)
+            fixed = _FIXED if isinstance(head, Decoder) else ()
+            method: Any  # both give `class_logits`, and neither reads text
+            if isinstance(head, Decoder):
+                method = Segmenter(supervised, head, mixed_loss, label_key=MASKS)
+                frozen: Any = dataclasses.replace(
+                    method, tower=dataclasses.replace(supervised, frozen=True)
+                )
+            else:
+                method = dataclasses.replace(
+                    supervised,
+                    uncertain="ignore",
+                    not_given="ignore",
+                    label_key=LABELS,
+                    labels=head.count,
+                    exclusive=head.exclusive,
+                    dropout=DROPOUT,
+                )
+                frozen = dataclasses.replace(method, frozen=True)
             normalize = functools.partial(
                 augment.normalize, mean=config.data.mean, std=config.data.std
             )
@@ -151,16 +170,15 @@ class Tuner:
                 config.data.text_length,
                 self.batch_size,
             )
-            frozen = dataclasses.replace(method, frozen=True)
-            self._made[key] = (
+            self._made[head] = (
                 method,
-                self._phase(frozen, HEAD_RATE, _TOWER, normalize),
-                self._phase(method, RATE, (), normalize),
+                self._phase(frozen, HEAD_RATE, (*_TOWER, *fixed), normalize),
+                self._phase(method, RATE, fixed, normalize),
                 embedder,
             )
-        return self._made[key]
+        return self._made[head]
 
-    def _phase(self, method: Supervised, rate: float, frozen, normalize) -> _Phase:
+    def _phase(self, method: Any, rate: float, frozen, normalize) -> _Phase:
         settings = {
             "name": "adam",
             "learning_rate": rate,
@@ -191,16 +209,20 @@ class Tuner:
         )  # fmt: skip
         return _Phase(step, optimizer, shardings)
 
-    def _start(self, method: Supervised, of: Tuning) -> Variables:
-        """A new head on the start's tower."""
+    def _start(self, method: Any, of: Tuning) -> Variables:
+        """A new head, or the one that is given, on the start's tower."""
         config, mesh = self._run.config, self._run.mesh
         variables = state_lib.create_variables(
             run_lib.init_key(of.seed),
             lambda key: method.init(key, run_lib.spec(config)),
             mesh,
         )
-        tower = jax.tree.map(np.asarray, tower_of(of.start.variables))
-        variables, unfit = state_lib.replace_leaves(variables, tower)
+        given = jax.tree.map(np.asarray, tower_of(of.start.variables))
+        if of.head_params is not None:
+            params = jax.tree.map(np.asarray, dict(of.head_params))
+            name = "decoder" if isinstance(of.head, Decoder) else "classifier"
+            given["params"]["image"][name] = params
+        variables, unfit = state_lib.replace_leaves(variables, given)
         if unfit:
             raise UserError(
                 f"fine-tuning from {of.start.name}: expected the image tower of "
@@ -235,16 +257,18 @@ class Tuner:
             films = np.concatenate(list(of.films.read(distinct)))[place]
             batch = {
                 "films": {"current_BxHxWx1": films},
-                LABELS: of.codes_TxC[rows].astype(np.int8),
+                MASKS if isinstance(of.head, Decoder) else LABELS: of.targets[rows],
                 "image_weight_N": np.ones(len(rows), np.float32),
             }
             yield place_batch(batch, self._run.mesh)
 
 
-def chances(logits_NxC: np.ndarray, exclusive: bool) -> np.ndarray:
-    """Probabilities float64 [N, C]."""
-    logits_NxC = np.asarray(logits_NxC, np.float64)
-    if not exclusive:
+def told(logits: np.ndarray, head: Labels | Decoder) -> np.ndarray:
+    """What a head says: probabilities float64 [N, C], or masks bool [N, S, S]."""
+    if isinstance(head, Decoder):
+        return logits > 0
+    logits_NxC = np.asarray(logits, np.float64)
+    if not head.exclusive:
         return 1 / (1 + np.exp(-np.clip(logits_NxC, -500, 500)))
     raised = np.exp(logits_NxC - logits_NxC.max(axis=1, keepdims=True))
     return raised / raised.sum(axis=1, keepdims=True)

@@ -15,12 +15,14 @@ from sklearn.metrics import roc_auc_score
 sys.path.insert(0, str(Path(__file__).parent / "evaluation"))
 import planted
 import planted_tasks as toy
+import test_eval_segmentation as segments
 
 from data_pipelines.annotations import Task
-from medclip_jax import fine_tune
+from medclip_jax import evaluate_networks, fine_tune
 from medclip_jax import run as run_lib
 from medclip_jax.errors import UserError
-from medclip_jax.evaluation import fine_tuning, suite
+from medclip_jax.evaluation import fine_tuning, mask_decoder, suite
+from medclip_jax.evaluation import tuning as tuning_lib
 from medclip_jax.evaluation.features import Network
 from medclip_jax.methods import registry
 from medclip_jax.methods.interface import ExampleKeys
@@ -65,14 +67,14 @@ def tuning(run, films, steps=40, codes=None, score=None, **more):
     (name,) = films.classes
     judged = films.classes[name].codes_KxC if codes is None else codes
     parts = {part: films.where(part) for part in toy.SPLITS}
-    return fine_tuning.Tuning(
+    return tuning_lib.Tuning(
         more.pop("start", network(run)),
         films,
         parts["train"],
         parts["validate"],
         parts["test"],
         judged[parts["train"]],
-        more.pop("exclusive", False),
+        tuning_lib.Labels(judged.shape[1], more.pop("exclusive", False)),
         score or (lambda of: -float(np.abs(of - judged[parts["validate"]]).mean())),
         steps,
         more.pop("seed", 0),
@@ -172,17 +174,17 @@ def test_training_learns_by_its_seed(run, tuner):
     films = binary_films(150)
     truth = films.classes["rsna_target"].codes_KxC[films.where("test"), 0] == 1
     made = tuner(tuning(run, films, steps=120))
-    assert made.chances_KxC.shape == (50, 1)
-    assert roc_auc_score(truth, made.chances_KxC[:, 0]) > 0.9
+    assert made.told.shape == (50, 1)
+    assert roc_auc_score(truth, made.told[:, 0]) > 0.9
     assert made.best_step <= made.steps <= 120
     short = [tuner(tuning(run, films, steps=5, seed=seed)) for seed in (0, 0, 1)]
-    np.testing.assert_array_equal(short[0].chances_KxC, short[1].chances_KxC)
-    assert np.abs(short[2].chances_KxC - short[0].chances_KxC).max() > 1e-3
+    np.testing.assert_array_equal(short[0].told, short[1].told)
+    assert np.abs(short[2].told - short[0].told).max() > 1e-3
 
 
 def test_without_steps_the_tower_is_the_starts(run, tuner):
     films = binary_films(30)
-    method, *_ = tuner._of(1, False)
+    method, *_ = tuner._of(tuning_lib.Labels(1, False))
     variables = tuner._start(method, tuning(run, films))
     for one, two in zip(
         jax.tree.leaves(variables["params"]["image"]["encoder"]),
@@ -201,7 +203,7 @@ def test_the_head_learns_first_and_alone(run, tuner):
     """One warm-up step of the compiled phase moves the head and nothing else."""
     films = binary_films(40)
     of = tuning(run, films)
-    method, warm, *_ = tuner._of(1, False)
+    method, warm, *_ = tuner._of(tuning_lib.Labels(1, False))
     variables = tuner._start(method, of)
     before = jax.tree.map(np.asarray, variables)
     state, _ = warm.step(tuner._state(warm, variables, 0), next(tuner._batches(of)))
@@ -219,7 +221,7 @@ def test_the_head_learns_first_and_alone(run, tuner):
 
 def test_the_rate_is_scaled(run, tuner):
     of = tuning(run, binary_films(40))
-    method, _, full, _ = tuner._of(1, False)
+    method, _, full, _ = tuner._of(tuning_lib.Labels(1, False))
     moved = []
     for factor in (1.0, 0.5):
         variables = tuner._start(method, of)
@@ -244,7 +246,7 @@ def test_training_stops_and_judges_the_best_checkpoint(run, tuner):
     made = tuner(dataclasses.replace(of, test=of.validate))
     # Ten validations without improvement after the second.
     assert len(seen) == 12 and made.score == 0.9
-    np.testing.assert_array_equal(made.chances_KxC, seen[1])
+    np.testing.assert_array_equal(made.told, seen[1])
     # A fifth of the steps is the head's; a twentieth lies between validations.
     assert made.best_step == 80 + 2 * 20 and made.steps == 80 + 12 * 20
 
@@ -271,7 +273,7 @@ def test_protocol_asks_for_every_share_and_start(run):
         asked.append(of)
         truth = films.classes["rsna_target"].codes_KxC[of.test]
         good = of.start.name == "trained"
-        return fine_tuning.Tuned(truth * 0.9 if good else truth * 0.0, 1.0, 5, 5)
+        return tuning_lib.Tuned(truth * 0.9 if good else truth * 0.0, 1.0, 5, 5)
 
     bench = planted.bench(films, tune_draws=2, tune_steps=7)
     bench.tune = tune
@@ -279,7 +281,7 @@ def test_protocol_asks_for_every_share_and_start(run):
     assert len(asked) == 2 * (2 + 2 + 1)
     assert [of.number for of in asked] == list(range(1, 11)) and asked[0].of == 10
     assert [len(of.train) for of in asked[:5]] == [2, 4, 8, 8, 80]
-    assert {of.steps for of in asked} == {7} and not asked[0].exclusive
+    assert {of.steps for of in asked} == {7} and not asked[0].head.exclusive
     metrics = [row.metric for row in results.rows]
     assert metrics == ["auroc_1%", "auroc_10%", "auroc_100%"]
     for row in results.rows:
@@ -294,3 +296,106 @@ def test_protocol_without_a_trainer_is_told():
     bench = planted.bench(binary_films(60))
     assert fine_tuning.plan(bench) == []
     assert "train a network" in bench.skipped["fine_tuning"]
+
+
+# --- Masks ------------------------------------------------------------------------
+
+
+def mask_tuning(run, films, steps=40):
+    """Rows 4 to 7 where a film is positive; the decoder is fitted on the frozen tower.
+
+    Returns:
+      What is asked, the masks of its test films, and what the decoder told of them.
+    """
+    masks = np.zeros((len(films), toy.SIDE, toy.SIDE), bool)
+    masks[films.classes["rsna_target"].codes_KxC[:, 0] == 1, 4:8] = True
+    at = {part: films.where(part) for part in toy.SPLITS}
+    of = network(run)
+    of = Network("trained", evaluate_networks.embedder_of(run, 16), of.variables)
+    of.embed(films, np.arange(len(films)), np.arange(len(films)))
+    parts = {
+        part: mask_decoder.Part(of.patches(films, positions), masks[positions])
+        for part, positions in at.items()
+    }
+    fitted = mask_decoder.train(parts["train"], parts["validate"], 0)
+    asked = tuning_lib.Tuning(
+        of,
+        films,
+        *at.values(),
+        masks[at["train"]],
+        fitted.decoder,
+        lambda told: mask_decoder.dice(told, masks[at["validate"]]).mean(),
+        steps,
+        0,
+        fitted.params,
+    )
+    return asked, masks[at["test"]], fitted.predict(parts["test"].patches)
+
+
+def test_masks_are_learned_with_the_tower(run, tuner):
+    of, truth, _ = mask_tuning(run, binary_films(240))
+    new = mask_decoder.new_params(
+        of.head, of.start.patches(of.films, of.train).trunk_BxPxF, 0
+    )
+    scores = []
+    made = tuner(
+        dataclasses.replace(
+            of,
+            head_params=new,
+            steps=2000,
+            score=lambda told: scores.append(of.score(told)) or scores[-1],
+        )
+    )
+    assert scores[0] < 0.3 and made.score == max(scores) > 0.7
+    assert mask_decoder.dice(made.told, truth).mean() > 0.6
+    method, _, full, _ = tuner._of(of.head)
+    state = tuner._state(full, tuner._start(method, of), 0)
+    start = jax.tree.map(np.asarray, state.variables["params"]["image"])
+    state, _ = full.step(state, next(tuner._batches(of)))
+    moved = jax.tree.map(
+        lambda one, two: float(np.abs(one - two).max()),
+        start,
+        jax.tree.map(np.asarray, state.variables["params"]["image"]),
+    )
+    for part in ("encoder", "decoder"):
+        assert max(jax.tree.leaves(moved[part])) == pytest.approx(1e-4, rel=1e-2)
+    # What standardises the features stays, whatever the weight decay.
+    assert moved["decoder"]["middle_F"] == moved["decoder"]["spread_F"] == 0
+
+
+def test_masks_of_the_start_stay_where_training_is_no_better(run, tuner):
+    """The decoder that is given is a candidate too."""
+    scores = iter([0.9, *[0.1] * 50])
+    of, _, frozen = mask_tuning(run, binary_films(60))
+    made = tuner(dataclasses.replace(of, score=lambda told: next(scores)))
+    assert made.best_step == 0 and made.score == 0.9 and made.steps > 0
+    np.testing.assert_array_equal(made.told, frozen)
+
+
+def test_segmentation_protocol_tunes_the_tower(run, tuner):
+    films, _, _ = segments.planted(size=run.config.data.image_size)
+    asked = []
+
+    def tune(of):
+        asked.append(of)
+        return tuner(of)
+
+    embedder = evaluate_networks.embedder_of(run, 16)
+    moved = jax.tree.map(lambda leaf: np.asarray(leaf) * 1.01, run.variables)
+    networks = {
+        name: Network(name, embedder, variables)
+        for name, variables in (("trained", run.variables), ("untrained", moved))
+    }
+    bench = planted.bench(films, tune_steps=60)
+    bench.tune = tune
+    results = suite.run(bench, networks, ["segmentation"])
+    rows = {(row.protocol, row.metric): row for row in results.rows}
+    assert [of.start.name for of in asked] == ["trained", "untrained"]
+    assert [of.number for of in asked] == [1, 2] and asked[0].of == 2
+    assert not set(asked[0].train) & {*asked[0].validate, *asked[0].test}
+    for metric, n in (("dice_positives", 20), ("dice_all", 40)):
+        frozen = rows["segmentation", metric]
+        tuned = rows["segmentation/tuned", metric]
+        assert tuned.n == frozen.n == n and tuned.chance == frozen.chance
+        assert "at most 60 steps" in tuned.note and tuned.untrained is not None
+    assert not [name for name in results.skipped if name.startswith("segmentation/")]

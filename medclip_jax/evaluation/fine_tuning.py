@@ -1,12 +1,10 @@
 """Fine-tuning: the whole image tower is trained on 1, 10 and 100 % of the labels.
 
-How a network is trained further is given from outside (`Bench.tune`): this room knows
-methods by their interface alone. From where it starts is what is compared: the network
-in question, the same one untrained, and ImageNet weights where there are any.
+From where it starts is what is compared: the network in question, the same one
+untrained, and ImageNet weights where there are any.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -32,8 +30,8 @@ from medclip_jax.evaluation.protocol import (
     Outcome,
 )
 from medclip_jax.evaluation.report import Picture, Section
-from medclip_jax.evaluation.sets import Films
 from medclip_jax.evaluation.tasks import Question
+from medclip_jax.evaluation.tuning import Labels, Tuned, Tuning
 
 NAME = "fine_tuning"
 ABOUT = About(
@@ -51,51 +49,6 @@ ABOUT = About(
     ),
 )
 STARTS = ("trained", "untrained", "imagenet")
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """One training that is asked for.
-
-    Attributes:
-      start: the network whose image tower it starts from.
-      films: the data set.
-      train, validate, test: int, positions of films.
-      codes_TxC: int8, label codes of the training films.
-      exclusive: whether exactly one label of a film holds.
-      score: probabilities of the validation films float [V, C] -> what is to be high.
-      steps: the most steps.
-      seed: of the head, the order of the films and the dropout.
-      number, of: which training of how many, for progress.
-    """
-
-    start: Network
-    films: Films
-    train: np.ndarray
-    validate: np.ndarray
-    test: np.ndarray
-    codes_TxC: np.ndarray
-    exclusive: bool
-    score: Callable[[np.ndarray], float]
-    steps: int
-    seed: int
-    number: int = 1
-    of: int = 1
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """Attributes:
-    chances_KxC: float, probabilities of the test films by the best checkpoint.
-    score: its validation figure.
-    steps: steps done.
-    best_step: that of the checkpoint.
-    """
-
-    chances_KxC: np.ndarray
-    score: float
-    steps: int
-    best_step: int
 
 
 QUESTIONS = ("rsna_target", tasks.FIVE, "covidx", "mura_abnormal")
@@ -175,18 +128,18 @@ def tune_all(
                     parts.train.positions[films],
                     parts.validate.positions,
                     parts.test.positions,
-                    codes[films],
-                    exclusive,
+                    codes[films].astype(np.int8),
+                    Labels(codes.shape[1], exclusive),
                     lambda of: figure(question, parts.labels, parts.validate, of),
                     options.tune_steps,
                     seed,
-                    number,
-                    total,
+                    number=number,
+                    of=total,
                 )
             )
             done.append(made.steps)
             used[share].append(len(np.unique(patients[films])))
-            chances[share].append(parts.test.pool(made.chances_KxC))
+            chances[share].append(parts.test.pool(made.told))
         fitted[name] = Fitted(
             {share: np.stack(of) for share, of in chances.items()},
             {},

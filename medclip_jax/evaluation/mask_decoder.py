@@ -20,6 +20,9 @@ GAMMA, FOCAL_WEIGHT, SMOOTH = 2.0, 10.0, 1.0
 class Decoder(nn.Module):
     """Two convolutions on the map of patches, two on an eighth of the mask's side.
 
+    The features are standardised first, by `middle_F` and `spread_F` of the films that
+    it is trained on (`new_params`); these two are not trained.
+
     Attributes:
       grid: height and width of the map.
       side: pixels of the mask.
@@ -31,8 +34,12 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, patches_BxPxF: jax.Array) -> jax.Array:
         """logits_BxSxS, float32."""
-        batch = len(patches_BxPxF)
-        maps = patches_BxPxF.reshape(batch, *self.grid, -1)
+        batch, _, features = patches_BxPxF.shape
+        middle_F = self.param("middle_F", nn.initializers.zeros, (features,))
+        spread_F = self.param("spread_F", nn.initializers.ones, (features,))
+        middle_F, spread_F = jax.lax.stop_gradient((middle_F, spread_F))
+        maps = (patches_BxPxF.astype(jnp.float32) - middle_F) / spread_F
+        maps = maps.reshape(batch, *self.grid, -1)
         maps = nn.gelu(nn.Conv(CHANNELS, (1, 1))(maps))
         maps = nn.gelu(nn.Conv(CHANNELS, (3, 3))(maps))
         fine = max(*self.grid, self.side // 8)
@@ -84,12 +91,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained decoder; `middle_F` and `spread_F` standardise the features."""
+    """A decoder and its parameters."""
 
     decoder: Decoder
     params: Mapping[str, Any]
-    middle_F: np.ndarray
-    spread_F: np.ndarray
 
     def predict(self, patches: Patches) -> np.ndarray:
         """bool [N, S, S], where the mask is more likely than not."""
@@ -98,29 +103,29 @@ class Trained:
         for start in range(0, count, BATCH):
             # The last part is filled up with its last film: one shape is compiled.
             rows = np.minimum(np.arange(start, start + BATCH), count - 1)
-            features = self._scaled(patches.trunk_BxPxF[rows])
-            made.append(np.asarray(apply({"params": self.params}, features)) > 0)
+            logits = apply({"params": self.params}, patches.trunk_BxPxF[rows])
+            made.append(np.asarray(logits) > 0)
         return np.concatenate(made)[:count]
 
-    def _scaled(self, trunk_BxPxF: np.ndarray) -> np.ndarray:
-        return (trunk_BxPxF - self.middle_F) / self.spread_F
+
+def new_params(decoder: Decoder, trunk_TxPxF: np.ndarray, seed: int) -> dict[str, Any]:
+    """A new decoder's parameters, that standardise these features."""
+    params = dict(decoder.init(jax.random.key(seed), trunk_TxPxF[:1])["params"])
+    params["middle_F"] = jnp.asarray(trunk_TxPxF.mean((0, 1)), jnp.float32)
+    params["spread_F"] = jnp.asarray(trunk_TxPxF.std((0, 1)) + 1e-6, jnp.float32)
+    return params
 
 
 def train(training: Part, validation: Part, seed: int) -> Trained:
     """Trains a decoder on frozen patches; the epoch with the best validation Dice stays.
 
-    To tune the tower as well, its variables would join `params`, and the loss would
-    call `embed_images` on films instead of reading their patches.
-
     Args:
       training, validation: films that the decoder is fitted on, and chosen by.
       seed: of its start and of the order of films.
     """
-    grid, side = training.patches.grid, training.masks_NxSxS.shape[1]
     trunk = training.patches.trunk_BxPxF
-    middle_F, spread_F = trunk.mean((0, 1)), trunk.std((0, 1)) + 1e-6
-    decoder = Decoder(grid, side)
-    params = decoder.init(jax.random.key(seed), trunk[:1])["params"]
+    decoder = Decoder(training.patches.grid, training.masks_NxSxS.shape[1])
+    params = new_params(decoder, trunk, seed)
     optimizer = optax.adam(RATE)
     state = optimizer.init(params)
 
@@ -135,15 +140,14 @@ def train(training: Part, validation: Part, seed: int) -> Trained:
 
     rng = np.random.default_rng([seed, 18])
     count, waited = len(trunk), 0
-    made = best = Trained(decoder, params, middle_F, spread_F)
+    best = Trained(decoder, params)
     highest = -1.0
     for _ in range(EPOCHS):
         order = np.resize(rng.permutation(count), -(-count // BATCH) * BATCH)
         for rows in order.reshape(-1, BATCH):
-            features = made._scaled(trunk[rows])
             masks = training.masks_NxSxS[rows].astype(np.float32)
-            params, state = step(params, state, features, masks)
-        made = Trained(decoder, params, middle_F, spread_F)
+            params, state = step(params, state, trunk[rows], masks)
+        made = Trained(decoder, params)
         told = made.predict(validation.patches)
         value = float(dice(told, validation.masks_NxSxS).mean())
         waited += 1

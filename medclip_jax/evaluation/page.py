@@ -198,7 +198,7 @@ def _chapters(report: Report, abouts: Mapping[str, About]) -> list[Chapter]:
     made = []
     for about in dict.fromkeys(abouts.values()):
         names = [name for name, of in abouts.items() if of == about]
-        rows = [row for row in report.rows if row.protocol.split("/")[0] in names]
+        rows = [row for row in report.rows if row.definition == about.definition]
         sections = [s for s in report.sections if s.protocol in names]
         if rows or sections:
             anchor = re.sub(r"\W+", "-", about.title.lower())

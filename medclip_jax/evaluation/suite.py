@@ -8,7 +8,7 @@ import numpy as np
 
 from medclip_jax.errors import UserError
 from medclip_jax.evaluation.features import Network
-from medclip_jax.evaluation.protocol import About, Bench, Job
+from medclip_jax.evaluation.protocol import Bench, Job
 from medclip_jax.evaluation.protocols import PROTOCOLS, module_of
 from medclip_jax.evaluation.report import Section
 from medclip_jax.evaluation.rows import Row
@@ -69,18 +69,20 @@ def run(
             network.embed(films, positions, patches)
     results.seconds["embedding"] = time.perf_counter() - start
     for job in jobs:
+        module = module_of(owner[id(job)])
+        left_out = {n for n in PROTOCOLS if module_of(n) is module} - set(protocols)
         say(job.name)
         start = time.perf_counter()
         outcome = job.measure(networks)
         results.rows += [
             replace(
                 row,
-                definition=about(row).definition,
+                definition=module.ABOUT.definition,
                 data=job.data(),
                 kind=job.needs[0].films.kind if job.needs else "",
             )
             for row in outcome.rows
-            if row.protocol.split("/")[0] in protocols
+            if row.protocol.split("/")[0] not in left_out
         ]
         name = owner[id(job)]
         results.sections += [replace(part, protocol=name) for part in outcome.sections]
@@ -90,11 +92,6 @@ def run(
         why = "\n".join(f"  {name}: {why}" for name, why in results.skipped.items())
         raise UserError(f"no protocol could be run on these data:\n{why}")
     return results
-
-
-def about(row: Row) -> About:
-    """What the row's protocol measures."""
-    return module_of(row.protocol).ABOUT
 
 
 def gather(jobs: Sequence[Job]) -> list[tuple[Films, np.ndarray, np.ndarray]]:
