@@ -36,7 +36,7 @@ ABOUT = About(
     "Precision@K by the cosine of trunk features: the share of the K nearest films that "
     "have the query's class, mean over queries. Each film of the five-class set asks "
     "for the others, those of its own patient left out; after the slash, the queries "
-    "and candidates of ConVIRT's 8x200.",
+    "and candidates of ConVIRT's 8x200, which words ask for too, by the method's score.",
     "Zhang et al. (ConVIRT, MLHC 2022), section 4.2 and table 2; yuhaozhang/convirt",
     (
         "Films of the query's patient among the candidates are found by the patient.",

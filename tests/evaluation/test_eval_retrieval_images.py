@@ -153,6 +153,15 @@ def test_planted_films_find_their_class():
     gallery = next(s for s in results.sections if s.title.startswith("Words"))
     assert [query.asks for query in gallery.queries] == list(eight.EIGHT)
     assert gallery.protocol == "retrieval_image_to_image"
+    definitions = {row.definition for row in (*images.values(), *texts.values())}
+    assert definitions == {protocol.ABOUT.definition}
+
+
+def test_words_for_8x200_are_asked_without_the_protocol_of_their_name():
+    results = run(films_of(), ["retrieval_image_to_image"], per_class=50)
+    texts = rows_of(results, "retrieval_text_to_image/8x200")
+    assert texts["precision_at_5"].definition == protocol.ABOUT.definition
+    assert not rows_of(results, "retrieval_text_to_image")
 
 
 def test_a_film_never_finds_its_own_patient():
