@@ -45,6 +45,7 @@ from medclip_jax.evaluation import (
     suite,
     zero_shot_five,
 )
+from medclip_jax.evaluation.features import Network
 from medclip_jax.evaluation.protocol import Bench, Options
 from medclip_jax.evaluation.rows import Row
 from medclip_jax.evaluation.sets import Films
@@ -92,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     # --- Baselines ----------------------------------------------------------------
     add_pixels(results, bench, run)
     if ceiling is not None:
-        add_ceiling(results, bench, ceiling, args.batch_size)
+        add_ceiling(results, bench, networks["supervised"])
 
     # --- Report -------------------------------------------------------------------
     made = make_report(args, run, datasets, bench, results, overlap, found)
@@ -202,16 +203,11 @@ def add_pixels(results: suite.Results, bench: Bench, run: run_lib.Run) -> None:
         _note(results, of, "pixels_logistic", predicted == chosen.classes)
 
 
-def add_ceiling(
-    results: suite.Results, bench: Bench, run: run_lib.Run, batch_size: int
-) -> None:
-    """Adds the accuracy of a supervised run on the same films."""
-    embedder = evaluate_networks.embedder_of(run, batch_size)
+def add_ceiling(results: suite.Results, bench: Bench, ceiling: Network) -> None:
+    """Adds the accuracy of a supervised network on the same films."""
     for of in headline_sets(results, bench):
         chosen = zero_shot_five.choose_films(of, bench.options)
-        logits = embedder.class_logits(
-            run.variables, of.read(chosen.indices), f"{of.name}: films, supervised"
-        )
+        logits = ceiling.class_logits(of, chosen.indices)
         right = baselines.five_of(logits) == chosen.classes
         _note(results, of, "supervised", right)
 

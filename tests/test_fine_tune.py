@@ -103,6 +103,11 @@ def small(run, **more):
     return method, variables, {"films": {"current_BxHxWx3": films.astype(np.float32)}}
 
 
+def class_logits(method, variables, batch):
+    images = method.embed_images(variables, batch["films"])
+    return np.asarray(method.class_logits(variables, images), np.float64)
+
+
 def loss_of(method, variables, batch, keys=None, train=False):
     features, state = method.encode(variables, batch, keys, train)
     loss, *_ = method.objective(variables, features, batch, None, jnp.int32(0))
@@ -113,7 +118,7 @@ def test_classes_have_one_cross_entropy(run):
     method, variables, batch = small(run, labels=3, exclusive=True)
     codes = np.array([[0, 1, 0], [1, 0, 0], [0, 0, 0], [0, 0, 1]], np.int8)
     batch |= {"labels": codes, "image_weight_N": np.array([1, 1, 1, 0], np.float32)}
-    logits = np.asarray(method.class_logits(variables, batch["films"]), np.float64)
+    logits = class_logits(method, variables, batch)
     assert logits.shape == (4, 3)
     # The third film has no class, and the fourth no weight.
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
@@ -127,7 +132,7 @@ def test_labels_have_a_cross_entropy_each(run):
     )
     codes = np.array([[0, 1], [1, -2], [-1, 0], [1, 1]], np.int8)
     batch |= {"labels": codes, "image_weight_N": np.ones(4, np.float32)}
-    logits = np.asarray(method.class_logits(variables, batch["films"]), np.float64)
+    logits = class_logits(method, variables, batch)
     every = np.logaddexp(0, logits) - (codes == 1) * logits
     want = every[codes >= 0].mean()
     assert float(loss_of(method, variables, batch)[0]) == pytest.approx(want, rel=1e-5)

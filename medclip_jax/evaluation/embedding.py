@@ -141,7 +141,7 @@ class Embedder:
     def class_logits(
         self, variables: Variables, batches: Iterable[np.ndarray], label: str = "films"
     ) -> np.ndarray:
-        """logits_Nx14 of a method that classifies films without text."""
+        """What a method tells of films without text: logits_Nx14, or one a pixel."""
         return self._in_batches(
             self._class_logits, variables, rebatch(batches, self.batch_size), label
         )
@@ -194,7 +194,8 @@ class Embedder:
         films = {"current_BxHxWx3": self._normalize(films_BxHxWx1)}
         if not isinstance(self.method, ClassifiesFilms):
             raise TypeError(f"{type(self.method).__name__} gives no class logits")
-        return self.method.class_logits(variables, films)
+        images = self.method.embed_images(variables, films)
+        return self.method.class_logits(variables, images)
 
     def _kept(self, embedding: Any) -> Any:
         # Local features of a whole test set do not fit a host; only a method that

@@ -22,6 +22,7 @@ from medclip_jax.errors import UserError
 from medclip_jax.evaluation.embedding import Embedder
 from medclip_jax.evaluation.sets import Films
 from medclip_jax.methods.interface import (
+    ClassifiesFilms,
     ImageEmbedding,
     Method,
     TextEmbedding,
@@ -166,6 +167,14 @@ class Network:
         return self._embedder.logits(
             self._variables, self.images(films, positions), self.texts(texts)
         )
+
+    def class_logits(self, films: Films, positions: np.ndarray) -> np.ndarray:
+        """logits_Nx14 of embedded films, of a method that classifies them."""
+        method = self.method
+        if not isinstance(method, ClassifiesFilms):
+            raise TypeError(f"{type(method).__name__} gives no class logits")
+        images = self.images(films, positions)
+        return np.asarray(method.class_logits(self._variables, images))
 
     def _load(self, films: Films) -> "_Stored":
         if films.name not in self._films:

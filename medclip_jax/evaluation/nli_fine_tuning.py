@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from tqdm import tqdm
 
 from medclip_jax.evaluation.features import Network
 from medclip_jax.methods.interface import Variables
@@ -25,6 +26,8 @@ RATES = (2e-5, 2e-4)
 """Learning rates tried; a tower that was trained from nothing needs the higher one."""
 MOST_SECONDS = 1800.0
 """Longer than this for one network is not begun."""
+TIMED = range(10, 30)
+"""Steps by which that is judged: those before compile and warm up."""
 
 Texts = Mapping[str, np.ndarray]
 
@@ -107,10 +110,10 @@ def fine_tune(
     Raises:
       TooSlow: see MOST_SECONDS.
     """
-    tuner = _Tuner(network)
+    tuner = _Tuner(network, len(RATES) + runs - 1)
     tried = []
     for rate in RATES:
-        tuned = tuner.run(training, rate, [seed, 0], len(RATES) + runs - 1)
+        tuned = tuner.run(training, rate, [seed, 0])
         told = tuner.predict(tuned, choosing.texts)
         tried.append((float(np.mean(told == choosing.classes)), rate, tuned))
     _, rate, first = max(tried, key=lambda of: of[0])
@@ -122,10 +125,15 @@ def fine_tune(
 
 
 class _Tuner:
-    """The compiled step and forward pass of one network."""
+    """The compiled step and forward pass of one network.
 
-    def __init__(self, network: Network):
-        self._network = network
+    Args:
+      network: its variables are the start.
+      planned: how many runs there will be, for progress and for MOST_SECONDS.
+    """
+
+    def __init__(self, network: Network, planned: int):
+        self._network, self._planned, self._begun = network, planned, 0
         method = network.method
         rest = {name: v for name, v in network.variables.items() if name != "params"}
         self._optimizer = optax.chain(
@@ -151,13 +159,11 @@ class _Tuner:
 
         self._logits, self._step = jax.jit(logits), jax.jit(step)
 
-    def run(
-        self, training: Labelled, rate: float, seed: list[int], planned: int = 0
-    ) -> Variables:
-        """Trains once; `planned`: how many runs the first steps are to answer for.
+    def run(self, training: Labelled, rate: float, seed: list[int]) -> Variables:
+        """Trains once.
 
         Raises:
-          TooSlow: so many runs would take too long.
+          TooSlow: all the runs would take too long.
         """
         count = len(training.classes)
         steps = max(EPOCHS * -(-count // BATCH), LEAST_STEPS)
@@ -170,19 +176,20 @@ class _Tuner:
         )
         tuned = self._start(training.texts, rng)
         state = jax.jit(self._optimizer.init)(tuned)
-        started = 0.0
-        for number in range(steps):
+        self._begun += 1
+        done = f"run {self._begun} of {self._planned}"
+        label = f"sentence pairs, {self._network.name}: fine-tuning, {done}"
+        for number in tqdm(range(steps), label, mininterval=2):
+            if self._begun == 1 and number == TIMED.start:
+                jax.block_until_ready(tuned)
+                started = time.perf_counter()
+            elif self._begun == 1 and number == TIMED.stop:
+                jax.block_until_ready(tuned)
+                a_step = (time.perf_counter() - started) / len(TIMED)
+                _check(a_step * steps * self._planned, self._planned, steps)
             rows = order[number * BATCH : (number + 1) * BATCH]
             texts, classes_B = _rows(training.texts, rows), training.classes[rows]
             tuned, state = self._step(tuned, state, texts, classes_B, rates(number))
-            # The first two steps may compile: the second takes what a step gives.
-            if planned and number == 2:
-                jax.block_until_ready(tuned)
-                started = time.perf_counter()
-            elif planned and number == 5:
-                jax.block_until_ready(tuned)
-                seconds = (time.perf_counter() - started) / 3 * steps * planned
-                _check(seconds, planned, steps)
         return tuned
 
     def _start(self, texts: Texts, rng: np.random.Generator) -> Variables:

@@ -135,8 +135,6 @@ class Method(Protocol):
 class ClassifiesFilms(Protocol):
     """A method that gives one logit a finding without any text."""
 
-    def class_logits(
-        self, variables: Variables, films: Mapping[str, jax.Array]
-    ) -> jax.Array:
-        """logits_Bx14 in the order of the 14 findings."""
+    def class_logits(self, variables: Variables, images: ImageEmbedding) -> jax.Array:
+        """logits_Bx14 of embedded films, in the order of the 14 findings."""
         ...

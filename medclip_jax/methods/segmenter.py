@@ -69,7 +69,7 @@ class Segmenter:
         key: jax.Array | None,
         step: jax.Array,
     ) -> tuple[jax.Array, Metrics, State]:
-        logits_BxSxS = self._decode(variables, features.images)
+        logits_BxSxS = self.class_logits(variables, features.images)
         masks_BxSxS = batch[self.label_key].astype(jnp.float32)
         return self.loss(logits_BxSxS, masks_BxSxS), {}, {}
 
@@ -81,17 +81,12 @@ class Segmenter:
     ) -> ImageEmbedding:
         return self.tower.embed_images(variables, films)
 
-    def class_logits(
-        self, variables: Variables, films: Mapping[str, jax.Array]
-    ) -> jax.Array:
+    def class_logits(self, variables: Variables, images: ImageEmbedding) -> jax.Array:
         """logits_BxSxS: one a pixel."""
-        return self._decode(variables, self.embed_images(variables, films))
+        params = variables["params"]["image"]["decoder"]
+        logits_BxSxS: Any = self.decoder.apply({"params": params}, images.patches_BxPxC)
+        return logits_BxSxS
 
     def forward_flops(self, spec: Spec) -> int:
         """Multiply-adds x 2 of the encoder for one image."""
         return self.tower.forward_flops(spec)
-
-    def _decode(self, variables: Variables, images: ImageEmbedding) -> jax.Array:
-        params = variables["params"]["image"]["decoder"]
-        logits_BxSxS: Any = self.decoder.apply({"params": params}, images.patches_BxPxC)
-        return logits_BxSxS

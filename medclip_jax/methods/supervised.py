@@ -124,7 +124,7 @@ class Supervised:
         key: jax.Array | None,
         step: jax.Array,
     ) -> tuple[jax.Array, Metrics, State]:
-        logits_NxC = self._classify(variables, features.images)
+        logits_NxC = self.class_logits(variables, features.images)
         labels_NxC, mask_NxC = label_values(
             batch[self.label_key], self.uncertain, self.not_given
         )
@@ -147,20 +147,15 @@ class Supervised:
     ) -> ImageEmbedding:
         return self.encode(variables, {"films": films}, None, train=False)[0].images
 
-    def class_logits(
-        self, variables: Variables, films: Mapping[str, jax.Array]
-    ) -> jax.Array:
+    def class_logits(self, variables: Variables, images: ImageEmbedding) -> jax.Array:
         """logits_BxC, by default in the order of the 14 findings."""
-        return self._classify(variables, self.embed_images(variables, films))
+        params = variables["params"]["image"]["classifier"]
+        logits_BxC: Any = self.head.apply({"params": params}, images.trunk_BxF)
+        return logits_BxC
 
     def forward_flops(self, spec: Spec) -> int:
         """Multiply-adds x 2 of the encoder for one image."""
         return self.image_encoder.forward_flops(spec.image_size)
-
-    def _classify(self, variables: Variables, images: ImageEmbedding) -> jax.Array:
-        params = variables["params"]["image"]["classifier"]
-        logits_BxC: Any = self.head.apply({"params": params}, images.trunk_BxF)
-        return logits_BxC
 
 
 def tower_of(variables: Variables) -> Variables:

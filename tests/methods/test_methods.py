@@ -223,7 +223,8 @@ def test_supervised_ignores_what_it_is_told_to():
     batch = a_batch()
     batch["image_labels_Nx14"][:] = -1
     assert loss_of(method, variables, batch, None, train=False)[0] == 0
-    logits_Bx14 = method.class_logits(variables, batch["films"])
+    images = method.embed_images(variables, batch["films"])
+    logits_Bx14 = method.class_logits(variables, images)
     assert logits_Bx14.shape == (4, 14)
 
 
