@@ -60,6 +60,8 @@ def _starts_anew(items: list[Item], at: int) -> bool:
     own, seen_finding, anew = items[at].kind, False, False
     for index, item in enumerate(items[at + 1 :], at + 1):
         kind = item.kind
+        if kind == "nor":
+            return False  # "neither effusion, opacity nor fracture is seen"
         if kind in _SEPARATORS:
             if kind == "or" and own == "comma" and not anew:
                 return False
@@ -158,6 +160,7 @@ def _mark_alternatives(items: list[Item], flags: list[int], at: int) -> None:
 _FORWARD = {
     # kind: (flag, whether a comma ends it)
     "negation_forward": (NEGATED, False),
+    "nor": (NEGATED, False),
     "open_forward": (OPEN, False),
     "open_adjective": (OPEN, True),
     "uncertain_forward": (DOUBTED, False),

@@ -47,6 +47,10 @@ The lungs are well expanded and clear. |
 The lungs are otherwise clear. |
 Lungs are clear without focal consolidation. | consolidation=0
 The lungs are clear of consolidation. | consolidation=0
+The pleural cavities are clear. |
+There is fluid in the pleural cavity. | effusion=1
+There is a thick-walled cavity in the right upper lobe. | lesion=1
+Neither pneumothorax, hemothorax nor fractures are seen. | ptx=0 effusion=0 fracture=0
 Cannot exclude small effusion. | effusion=-1
 A small effusion cannot be excluded. | effusion=-1
 Pneumonia is not excluded. | pneumonia=-1
