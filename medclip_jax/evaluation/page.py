@@ -106,14 +106,19 @@ SHOWN = 3
 
 
 def _board(rows: Sequence[Row]) -> str:
-    """A figure of each protocol and data set on a scale, those that papers have first."""
+    """A figure of each protocol and data set on a scale, those that papers have first.
+
+    Of shares of the labels it is that of all.
+    """
     chosen: dict[tuple[str, str], tuple[Row, list[published.Figure]]] = {}
+    ranks: dict[tuple[str, str], tuple[int, bool]] = {}
     for row in rows:
         papers = published.beside(row)
         key = row.protocol, row.dataset
         wanted = np.isfinite(row.value) and ("/" not in row.protocol or papers)
-        if wanted and (key not in chosen or len(papers) > len(chosen[key][1])):
-            chosen[key] = row, papers
+        rank = len(papers), row.metric.endswith("_100%")
+        if wanted and (key not in chosen or rank > ranks[key]):
+            chosen[key], ranks[key] = (row, papers), rank
     groups: dict[str, list[tuple[Row, list[published.Figure]]]] = {}
     for (protocol, _), entry in chosen.items():
         groups.setdefault(protocol, []).append(entry)

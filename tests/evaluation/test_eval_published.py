@@ -2,7 +2,7 @@
 
 import math
 
-from medclip_jax.evaluation import protocols, published
+from medclip_jax.evaluation import page, protocols, published
 from medclip_jax.evaluation.rows import Row
 
 
@@ -28,3 +28,13 @@ def test_every_figure_names_a_protocol_and_a_source():
         assert 0 < figure.value < (2 if figure.metric == "cnr" else 1)
     keys = [(f.of, f.kind, f.metric, f.system, f.source) for f in published.FIGURES]
     assert len(set(keys)) == len(keys)
+
+
+def test_the_leaderboard_takes_all_labels_where_papers_have_every_share():
+    rows = [row("linear_probe", f"auroc_{share}%", "rsna") for share in (1, 10, 100)]
+    board = page._board(rows)
+    assert "AUROC 100%" in board and "AUROC 1%" not in board
+    assert "ConVIRT 0.921" in board
+    # A figure that papers have goes before one that they have not.
+    board = page._board([*rows, row("linear_probe", "accuracy_100%", "rsna")])
+    assert "AUROC 100%" in board and "accuracy" not in board
