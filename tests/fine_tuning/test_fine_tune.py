@@ -1,66 +1,23 @@
-"""Fine-tuning of a real, small image tower, and the protocol around it."""
+"""Fine-tuning of a real, small image tower on labels, and the protocol around it."""
 
 import dataclasses
-import importlib
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
-from ml_collections import ConfigDict
-from sklearn.metrics import roc_auc_score
-
-sys.path.insert(0, str(Path(__file__).parent / "evaluation"))
 import planted
 import planted_tasks as toy
-import test_eval_segmentation as segments
+import pytest
+from banded_films import binary_films, network
+from sklearn.metrics import roc_auc_score
 
-from data_pipelines.annotations import Task
-from medclip_jax import evaluate_networks, fine_tune
 from medclip_jax import run as run_lib
 from medclip_jax.errors import UserError
-from medclip_jax.evaluation import fine_tuning, mask_decoder, suite
+from medclip_jax.evaluation import fine_tuning, suite
 from medclip_jax.evaluation import tuning as tuning_lib
-from medclip_jax.evaluation.features import Network
-from medclip_jax.methods import registry
 from medclip_jax.methods.interface import ExampleKeys
 from medclip_jax.methods.supervised import Supervised, tower_of
 from medclip_jax.runtime import state as state_lib
-from medclip_jax.runtime.mesh import make_mesh
-
-BINARY = Task("binary", ("Pneumonia",))
-RESNET = {
-    "name": "resnet",
-    "stage_sizes": (1, 1),
-    "width": 4,
-    "block": "basic",
-    "pretrained": "",
-}
-
-
-@pytest.fixture(scope="module")
-def run():
-    """A method with an untrained tower, as a run opened from a workdir."""
-    config = importlib.import_module("configs.clip").get_config("demo")
-    config.data.image_size, config.data.text_length = toy.SIDE, 8
-    config.model.image = ConfigDict(RESNET)
-    config.model.text.update(vocab_size=50, dim=16, mlp=16, layers=1)
-    method, mesh = registry.build(config), make_mesh({"data": -1})
-    variables = state_lib.create_variables(
-        run_lib.init_key(0), run_lib.initializer(config, method), mesh
-    )
-    return run_lib.Run(Path("toy"), config, method, variables, None, 0, "", mesh)
-
-
-@pytest.fixture(scope="module")
-def tuner(run):
-    return fine_tune.Tuner(run, batch_size=16, say=lambda text: None)
-
-
-def network(run, variables=None, name="trained"):
-    return Network(name, None, variables or run.variables)
 
 
 def tuning(run, films, steps=40, codes=None, score=None, **more):
@@ -80,11 +37,6 @@ def tuning(run, films, steps=40, codes=None, score=None, **more):
         more.pop("seed", 0),
         **more,
     )
-
-
-def binary_films(count=180, seed=0, **more):
-    codes = np.random.default_rng(seed).integers(0, 2, (count, 1))
-    return toy.films(codes, BINARY, spread=20, name="rsna_target", **more)
 
 
 # --- The method -------------------------------------------------------------------
@@ -301,106 +253,3 @@ def test_protocol_without_a_trainer_is_told():
     bench = planted.bench(binary_films(60))
     assert fine_tuning.plan(bench) == []
     assert "train a network" in bench.skipped["fine_tuning"]
-
-
-# --- Masks ------------------------------------------------------------------------
-
-
-def mask_tuning(run, films, steps=40):
-    """Rows 4 to 7 where a film is positive; the decoder is fitted on the frozen tower.
-
-    Returns:
-      What is asked, the masks of its test films, and what the decoder told of them.
-    """
-    masks = np.zeros((len(films), toy.SIDE, toy.SIDE), bool)
-    masks[films.classes["rsna_target"].codes_KxC[:, 0] == 1, 4:8] = True
-    at = {part: films.where(part) for part in toy.SPLITS}
-    of = network(run)
-    of = Network("trained", evaluate_networks.embedder_of(run, 16), of.variables)
-    of.embed(films, np.arange(len(films)), np.arange(len(films)))
-    parts = {
-        part: mask_decoder.Part(of.patches(films, positions), masks[positions])
-        for part, positions in at.items()
-    }
-    fitted = mask_decoder.train(parts["train"], parts["validate"], 0)
-    asked = tuning_lib.Tuning(
-        of,
-        films,
-        *at.values(),
-        masks[at["train"]],
-        fitted.decoder,
-        lambda told: mask_decoder.dice(told, masks[at["validate"]]).mean(),
-        steps,
-        0,
-        fitted.params,
-    )
-    return asked, masks[at["test"]], fitted.predict(parts["test"].patches)
-
-
-def test_masks_are_learned_with_the_tower(run, tuner):
-    of, truth, _ = mask_tuning(run, binary_films(240))
-    new = mask_decoder.new_params(
-        of.head, of.start.patches(of.films, of.train).trunk_BxPxF, 0
-    )
-    scores = []
-    made = tuner(
-        dataclasses.replace(
-            of,
-            head_params=new,
-            steps=2000,
-            score=lambda told: scores.append(of.score(told)) or scores[-1],
-        )
-    )
-    assert scores[0] < 0.3 and made.score == max(scores) > 0.7
-    assert mask_decoder.dice(made.told, truth).mean() > 0.6
-    method, _, full, _ = tuner._of(of.head)
-    state = tuner._state(full, tuner._start(method, of), 0)
-    start = jax.tree.map(np.asarray, state.variables["params"]["image"])
-    state, _ = full.step(state, next(tuner._batches(of)))
-    moved = jax.tree.map(
-        lambda one, two: float(np.abs(one - two).max()),
-        start,
-        jax.tree.map(np.asarray, state.variables["params"]["image"]),
-    )
-    for part in ("encoder", "decoder"):
-        assert max(jax.tree.leaves(moved[part])) == pytest.approx(1e-4, rel=1e-2)
-    # What standardises the features stays, whatever the weight decay.
-    assert moved["decoder"]["middle_F"] == moved["decoder"]["spread_F"] == 0
-
-
-def test_masks_of_the_start_stay_where_training_is_no_better(run, tuner):
-    """The decoder that is given is a candidate too."""
-    scores = iter([0.9, *[0.1] * 50])
-    of, _, frozen = mask_tuning(run, binary_films(60))
-    made = tuner(dataclasses.replace(of, score=lambda told: next(scores)))
-    assert made.best_step == 0 and made.score == 0.9 and made.steps > 0
-    np.testing.assert_array_equal(made.told, frozen)
-
-
-def test_segmentation_protocol_tunes_the_tower(run, tuner):
-    films, _, _ = segments.planted(size=run.config.data.image_size)
-    asked = []
-
-    def tune(of):
-        asked.append(of)
-        return tuner(of)
-
-    embedder = evaluate_networks.embedder_of(run, 16)
-    moved = jax.tree.map(lambda leaf: np.asarray(leaf) * 1.01, run.variables)
-    networks = {
-        name: Network(name, embedder, variables)
-        for name, variables in (("trained", run.variables), ("untrained", moved))
-    }
-    bench = planted.bench(films, tune_steps=60)
-    bench.tune = tune
-    results = suite.run(bench, networks, ["segmentation"])
-    rows = {(row.protocol, row.metric): row for row in results.rows}
-    assert [of.start.name for of in asked] == ["trained", "untrained"]
-    assert [of.number for of in asked] == [1, 2] and asked[0].of == 2
-    assert not set(asked[0].train) & {*asked[0].validate, *asked[0].test}
-    for metric, n in (("dice_positives", 20), ("dice_all", 40)):
-        frozen = rows["segmentation", metric]
-        tuned = rows["segmentation/tuned", metric]
-        assert tuned.n == frozen.n == n and tuned.chance == frozen.chance
-        assert "at most 60 steps" in tuned.note and tuned.untrained is not None
-    assert not [name for name in results.skipped if name.startswith("segmentation/")]
