@@ -248,6 +248,9 @@ def _chapter(
 
 def _table(rows: Sequence[Row]) -> str:
     used = used_columns(rows)
+    names = {row.protocol for row in rows}
+    if len(names) == 1 and "/" not in names.pop():  # the chapter says it
+        used = [column for column in used if column != COLUMNS.index("protocol")]
     head = "".join(
         f"<th{' class=text' if i < 3 else ''}>{_e(COLUMNS[i])}</th>" for i in used
     )
