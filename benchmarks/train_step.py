@@ -67,7 +67,7 @@ def measure(config, steps: int) -> dict:
         state_lib.create(run_lib.init_key(config.seed), init, optimizer, shardings)
     )
     init_seconds = time.perf_counter() - started
-    loss_fn = step_lib.make_loss(
+    gradient = step_lib.make_gradient(
         method,
         ExampleKeys,
         lambda films, keys: augment.augment(films, keys, config.data),
@@ -75,7 +75,7 @@ def measure(config, steps: int) -> dict:
         mesh,
     )
     step = step_lib.make_train_step(
-        loss_fn, method.after_update, *built["all"], mesh, shardings
+        gradient, method.after_update, *built["all"], mesh, shardings
     )
     batch = mesh_lib.place_batch(random_batch(config), mesh)
     started = time.perf_counter()

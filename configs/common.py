@@ -86,6 +86,8 @@ def base_config(method: str) -> ConfigDict:
         {
             "steps": 60_000,
             "batch_size": 128,
+            # Parts that the encoders see in turn; the gradient is the whole batch's.
+            "micro_batches": 1,
             "log_every_steps": 50,
             "eval_every_steps": 1000,
             "eval_examples": 1000,

@@ -28,6 +28,7 @@ FREE_KEYS = (
     "train.eval_every_steps",
     "train.eval_examples",
     "train.log_every_steps",
+    "train.micro_batches",  # the gradient is the same
     "train.watchdog_seconds",
 )
 

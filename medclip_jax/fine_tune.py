@@ -200,11 +200,11 @@ class Tuner:
         _, shardings, optimizer, _ = state_lib.abstract_state(
             lambda key: method.init(key, run_lib.spec(self._run.config)), build, mesh
         )
-        loss = step_lib.make_loss(
+        gradient = step_lib.make_gradient(
             method, ExampleKeys, lambda films, keys: normalize(films), 0, mesh
         )
         step = step_lib.make_train_step(
-            loss, method.after_update, optimizer, made["schedule"], made["trained"],
+            gradient, method.after_update, optimizer, made["schedule"], made["trained"],
             mesh, shardings,
         )  # fmt: skip
         return _Phase(step, optimizer, shardings)

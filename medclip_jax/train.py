@@ -145,15 +145,16 @@ def main(argv: list[str] | None = None) -> int:
         workdir_lib.write_json(workdir / workdir_lib.DATA, data)
 
     # --- Step, evaluators and writers -------------------------------------------------
-    loss_fn = step_lib.make_loss(
+    gradient = step_lib.make_gradient(
         method,
         ExampleKeys,
         lambda films, keys: augment_lib.augment(films, keys, config.data),
         config.seed,
         mesh,
+        config.train.micro_batches,
     )
     train_step = step_lib.make_train_step(
-        loss_fn,
+        gradient,
         method.after_update,
         optimizer,
         made["schedule"],

@@ -9,8 +9,11 @@ et al., "Learning Transferable Visual Models From Natural Language Supervision"
 import jax
 import jax.numpy as jnp
 
+from medclip_jax.losses import ring, tiles
 from medclip_jax.losses.similarity import (
+    check_shapes,
     masked_log_softmax,
+    shares,
     similarity_logits,
     weighted_mean,
     weights_or_ones,
@@ -49,12 +52,24 @@ def infonce_loss(
     """
     if not 0 <= image_to_text <= 1:
         raise ValueError(f"image_to_text must lie in [0, 1]; found {image_to_text}")
-    logits_NxM = similarity_logits(images_NxD, texts_MxD, scale)
-    n, m = logits_NxM.shape
+    check_shapes(images_NxD, texts_MxD)
+    n, m = len(images_NxD), len(texts_MxD)
     rows = weights_or_ones(image_weight_N, n, "image_weight_N")
     columns = weights_or_ones(text_weight_M, m, "text_weight_M")
     pairs = min(n, m)
     has_pair = ((rows[:pairs] > 0) & (columns[:pairs] > 0)).astype(jnp.float32)
+    if ring.goes_round(n, m):
+        to_text_N, to_image_M = (
+            jnp.pad(share * shares(has_pair * weight[:pairs]), (0, len(weight) - pairs))
+            for share, weight in ((image_to_text, rows), (1 - image_to_text, columns))
+        )
+        return ring.rounds(
+            tiles.Softmax(paired=True),
+            ring.block(images_NxD, to_text_N, rows > 0),
+            ring.block(texts_MxD, to_image_M, columns > 0),
+            scale,
+        )
+    logits_NxM = similarity_logits(images_NxD, texts_MxD, scale)
     to_text = -jnp.diagonal(masked_log_softmax(logits_NxM, columns > 0))
     to_image = -jnp.diagonal(masked_log_softmax(logits_NxM.T, rows > 0))
     return image_to_text * weighted_mean(to_text, has_pair * rows[:pairs]) + (

@@ -11,8 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from medclip_jax.losses import ring, tiles
 from medclip_jax.losses.similarity import (
+    check_shapes,
     masked_log_softmax,
+    shares,
     similarity_logits,
     weighted_mean,
     weights_or_ones,
@@ -40,6 +43,14 @@ def label_similarity(
     Raises:
       ValueError: unknown target, or the numbers of labels differ.
     """
+    images, texts = target_rows(image_labels_NxK, text_labels_MxK, target)
+    return jnp.matmul(images, texts.T, precision=lax.Precision.HIGHEST)
+
+
+def target_rows(
+    image_labels_NxK: jax.Array, text_labels_MxK: jax.Array, target: Target
+) -> tuple[jax.Array, jax.Array]:
+    """Float32 rows whose dot products are the similarity; see `label_similarity`."""
     if target not in ("cosine", "dot"):
         raise ValueError(f"target must be 'cosine' or 'dot'; found {target!r}")
     if image_labels_NxK.shape[-1] != text_labels_MxK.shape[-1]:
@@ -51,7 +62,7 @@ def label_similarity(
     texts = text_labels_MxK.astype(jnp.float32)
     if target == "cosine":
         images, texts = _unit_rows(images), _unit_rows(texts)
-    return jnp.matmul(images, texts.T, precision=lax.Precision.HIGHEST)
+    return images, texts
 
 
 def _unit_rows(rows: jax.Array) -> jax.Array:
@@ -118,16 +129,28 @@ def semantic_matching_loss(
     Reference:
       MedCLIP, section 3.3; medclip/losses.py.
     """
+    check_shapes(images_NxD, texts_MxD)
+    n, m = len(images_NxD), len(texts_MxD)
+    if (len(image_labels_NxK), len(text_labels_MxK)) != (n, m):
+        raise ValueError(
+            f"labels of {len(image_labels_NxK)} images and {len(text_labels_MxK)} texts "
+            f"were given with embeddings of {n} images and {m} texts"
+        )
+    rows = weights_or_ones(image_weight_N, n, "image_weight_N")
+    columns = weights_or_ones(text_weight_M, m, "text_weight_M")
+    if ring.goes_round(n, m):
+        images_NxK, texts_MxK = target_rows(image_labels_NxK, text_labels_MxK, target)
+        # Without anybody to compare with there is nothing to learn.
+        to_text_N = shares(rows) * (columns > 0).any() / 2
+        to_image_M = shares(columns) * (rows > 0).any() / 2
+        return ring.rounds(
+            tiles.Softmax(paired=False),
+            ring.block(images_NxD, to_text_N, rows > 0, images_NxK),
+            ring.block(texts_MxD, to_image_M, columns > 0, texts_MxK),
+            scale,
+        )
     logits_NxM = similarity_logits(images_NxD, texts_MxD, scale)
     similarity_NxM = label_similarity(image_labels_NxK, text_labels_MxK, target)
-    if similarity_NxM.shape != logits_NxM.shape:
-        raise ValueError(
-            f"labels of {similarity_NxM.shape[0]} images and "
-            f"{similarity_NxM.shape[1]} texts were given with embeddings of "
-            f"{logits_NxM.shape[0]} images and {logits_NxM.shape[1]} texts"
-        )
-    rows = weights_or_ones(image_weight_N, logits_NxM.shape[0], "image_weight_N")
-    columns = weights_or_ones(text_weight_M, logits_NxM.shape[1], "text_weight_M")
     image_loss = soft_cross_entropy(logits_NxM, similarity_NxM, rows, columns)
     text_loss = soft_cross_entropy(logits_NxM.T, similarity_NxM.T, columns, rows)
     return (image_loss + text_loss) / 2

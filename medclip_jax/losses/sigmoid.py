@@ -7,7 +7,13 @@ arXiv 2303.15343, algorithm 1.
 import jax
 import jax.numpy as jnp
 
-from medclip_jax.losses.similarity import similarity_logits, weights_or_ones
+from medclip_jax.losses import ring, tiles
+from medclip_jax.losses.similarity import (
+    check_shapes,
+    shares,
+    similarity_logits,
+    weights_or_ones,
+)
 
 
 def sigmoid_loss(
@@ -38,10 +44,19 @@ def sigmoid_loss(
     Raises:
       ValueError: shapes do not fit.
     """
-    logits_NxM = similarity_logits(images_NxD, texts_MxD, scale) + bias
-    n, m = logits_NxM.shape
+    check_shapes(images_NxD, texts_MxD)
+    n, m = len(images_NxD), len(texts_MxD)
     rows = weights_or_ones(image_weight_N, n, "image_weight_N")
     columns = weights_or_ones(text_weight_M, m, "text_weight_M")
+    if ring.goes_round(n, m):
+        return ring.rounds(
+            tiles.Sigmoid(paired),
+            ring.block(images_NxD, shares(rows), rows > 0),
+            ring.block(texts_MxD, columns, columns > 0),
+            scale,
+            bias,
+        )
+    logits_NxM = similarity_logits(images_NxD, texts_MxD, scale) + bias
     sign_NxM = 2 * jnp.eye(n, m, dtype=jnp.float32) - 1 if paired else -1.0
     losses_NxM = -jax.nn.log_sigmoid(sign_NxM * logits_NxM)
     total = rows.sum()

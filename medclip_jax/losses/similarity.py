@@ -21,6 +21,16 @@ def similarity_logits(
     Raises:
       ValueError: the widths differ, or an argument is not a matrix.
     """
+    check_shapes(images_NxD, texts_MxD)
+    return scale * jnp.matmul(
+        images_NxD.astype(jnp.float32),
+        texts_MxD.astype(jnp.float32).T,
+        precision=lax.Precision.HIGHEST,
+    )
+
+
+def check_shapes(images_NxD: jax.Array, texts_MxD: jax.Array) -> None:
+    """Raises ValueError unless both are matrices of one width."""
     if images_NxD.ndim != 2 or texts_MxD.ndim != 2:
         raise ValueError(
             "expected image embeddings [N, D] and text embeddings [M, D]; found "
@@ -31,11 +41,6 @@ def similarity_logits(
             "image and text embeddings must share their width D; found "
             f"{images_NxD.shape[1]} (images) and {texts_MxD.shape[1]} (texts)"
         )
-    return scale * jnp.matmul(
-        images_NxD.astype(jnp.float32),
-        texts_MxD.astype(jnp.float32).T,
-        precision=lax.Precision.HIGHEST,
-    )
 
 
 def weights_or_ones(weight: jax.Array | None, size: int, name: str) -> jax.Array:
@@ -59,6 +64,12 @@ def masked_log_softmax(logits: jax.Array, keep: jax.Array) -> jax.Array:
     # and NaN passes through `where` in the gradient.
     log_p = jax.nn.log_softmax(jnp.where(keep, logits, -1e30), axis=-1)
     return jnp.where(keep, log_p, 0.0)
+
+
+def shares(weight: jax.Array) -> jax.Array:
+    """The weights over their sum; all 0 when they sum to 0."""
+    total = weight.sum()
+    return weight / jnp.where(total > 0, total, 1.0)
 
 
 def weighted_mean(values: jax.Array, weight: jax.Array) -> jax.Array:

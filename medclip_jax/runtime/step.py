@@ -4,14 +4,16 @@ Randomness: `fold_in(key(seed), step)` is the step's key; each example folds in 
 position in the global batch, so a part of a batch draws what the whole would draw.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
+from medclip_jax.errors import UserError
+from medclip_jax.runtime import gradient_cache
 from medclip_jax.runtime.mesh import BATCH_AXES, batch_sharding, replicated
 from medclip_jax.runtime.state import TrainState
 
@@ -27,22 +29,30 @@ def example_keys(key: jax.Array, n: int) -> jax.Array:
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(n))
 
 
-def augment_films(
-    films: dict[str, jax.Array], key: jax.Array, augment: Augment, mesh: Mesh
-) -> dict[str, jax.Array]:
-    """Replaces every `NAME_BxHxWx1` uint8 by an augmented `NAME_BxHxWx3` float32.
+def film_keys(films: Mapping[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
+    """Keys of each `NAME_BxHxWx1`, [B]: an example's films draw with different keys."""
+    names = sorted(name for name in films if FILM_SUFFIX in name)
+    return {
+        name: example_keys(jax.random.fold_in(key, number), len(films[name]))
+        for number, name in enumerate(names)
+    }
 
-    The films of one example (current, lateral, prior) draw with different keys.
-    """
+
+def augment_films(
+    films: Mapping[str, jax.Array],
+    keys: Mapping[str, jax.Array],
+    augment: Augment,
+    mesh: Mesh,
+) -> dict[str, jax.Array]:
+    """Replaces every `NAME_BxHxWx1` uint8 by an augmented `NAME_BxHxWx3` float32."""
     rows = PartitionSpec(BATCH_AXES)
     # Each film is warped by its own gather. Told that rows are local, no compiler
     # pass can decide to gather whole batches for it.
     local = jax.shard_map(
         augment, mesh=mesh, in_specs=(rows, rows), out_specs=rows, check_vma=False
     )
-    result = {name: value for name, value in films.items() if FILM_SUFFIX not in name}
-    for number, name in enumerate(sorted(n for n in films if FILM_SUFFIX in n)):
-        keys_B = example_keys(jax.random.fold_in(key, number), films[name].shape[0])
+    result = {name: of for name, of in films.items() if name not in keys}
+    for name, keys_B in keys.items():
         result[name.replace(FILM_SUFFIX, "_BxHxWx3")] = local(films[name], keys_B)
     return result
 
@@ -54,10 +64,29 @@ def _sizes(batch: dict[str, Any]) -> tuple[int, int]:
     return n, m
 
 
-def make_loss(
-    method: Any, make_keys: Callable, augment: Augment, seed: int, mesh: Mesh
+class Drawn(NamedTuple):
+    """A batch, or a part of one, with the keys that its examples draw with.
+
+    Attributes:
+      batch: as the input gives it.
+      film_keys: see `film_keys`.
+      keys: what `encode` takes.
+    """
+
+    batch: dict[str, Any]
+    film_keys: dict[str, jax.Array]
+    keys: Any
+
+
+def make_gradient(
+    method: Any,
+    make_keys: Callable,
+    augment: Augment,
+    seed: int,
+    mesh: Mesh,
+    micro_batches: int = 1,
 ) -> Callable:
-    """Loss of (params, other collections, batch, step), for `jax.value_and_grad`.
+    """The loss and its gradient of (params, other collections, batch, step).
 
     Args:
       method: see `methods/interface.py`.
@@ -65,33 +94,72 @@ def make_loss(
       augment: (films uint8 [B, H, W, 1], keys [B]) -> float32 [B, H, W, 3].
       seed: of the run.
       mesh: the mesh.
+      micro_batches: into how many parts the batch is cut for the encoders; the result
+        is that of the whole batch, see `gradient_cache`.
 
     Returns:
-      A function giving (loss, (metrics, changed collections)).
-    """
+      A function giving ((loss, (metrics, changed collections)), gradient).
 
-    def loss_fn(params: Any, rest: dict[str, Any], batch: dict[str, Any], step):
-        step_key = jax.random.fold_in(jax.random.key(seed), step)
-        draw = [jax.random.fold_in(step_key, use) for use in range(4)]
-        n, m = _sizes(batch)
-        batch = {
-            **batch,
-            "films": augment_films(batch["films"], draw[_AUGMENT], augment, mesh),
-        }
-        keys = make_keys(example_keys(draw[_IMAGES], n), example_keys(draw[_TEXTS], m))
-        variables = {**rest, "params": params}
-        features, changed = method.encode(variables, batch, keys, True)
-        variables = {**variables, **changed}
-        loss, metrics, more = method.objective(
-            variables, features, batch, draw[_OBJECTIVE], step
+    Raises:
+      UserError: a method that cannot be encoded in parts.
+    """
+    name = type(method).__name__
+    if micro_batches > 1 and getattr(method, "reenters_encoder", False):
+        raise UserError(
+            f"train.micro_batches={micro_batches}: the objective of {name} runs its "
+            "encoders again, so embeddings alone do not give its gradient; expected "
+            "train.micro_batches=1 with it"
         )
+
+    def draw(batch: dict[str, Any], step: jax.Array) -> tuple[Drawn, jax.Array]:
+        """The batch with its keys, and the key of the objective."""
+        step_key = jax.random.fold_in(jax.random.key(seed), step)
+        uses = [jax.random.fold_in(step_key, use) for use in range(4)]
+        n, m = _sizes(batch)
+        keys = make_keys(example_keys(uses[_IMAGES], n), example_keys(uses[_TEXTS], m))
+        films = film_keys(batch["films"], uses[_AUGMENT])
+        return Drawn(batch, films, keys), uses[_OBJECTIVE]
+
+    def encode(params: Any, rest: dict[str, Any], drawn: Drawn):
+        films = augment_films(drawn.batch["films"], drawn.film_keys, augment, mesh)
+        batch = {**drawn.batch, "films": films}
+        return method.encode({**rest, "params": params}, batch, drawn.keys, True)
+
+    def objective(variables, features, batch, key, step):
+        # A loss that sends blocks round the devices asks what devices there are.
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return method.objective(variables, features, batch, key, step)
+
+    def whole(params: Any, rest: dict[str, Any], batch: dict[str, Any], step):
+        drawn, key = draw(batch, step)
+        features, changed = encode(params, rest, drawn)
+        variables = {**rest, "params": params, **changed}
+        loss, metrics, more = objective(variables, features, batch, key, step)
         return loss, (metrics, {**changed, **more})
 
-    return loss_fn
+    def in_parts(params: Any, rest: dict[str, Any], batch: dict[str, Any], step):
+        drawn, key = draw(batch, step)
+
+        def of_features(params: Any, features: Any):
+            variables = {**rest, "params": params}
+            loss, metrics, more = objective(variables, features, batch, key, step)
+            return loss, (metrics, more)
+
+        return gradient_cache.value_and_gradient(
+            lambda params, part: encode(params, rest, part),
+            of_features,
+            params,
+            drawn,
+            _sizes(batch),
+            micro_batches,
+            mesh,
+        )
+
+    return in_parts if micro_batches > 1 else jax.value_and_grad(whole, has_aux=True)
 
 
 def make_train_step(
-    loss_fn: Callable,
+    gradient: Callable,
     after_update: Callable,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
@@ -102,7 +170,7 @@ def make_train_step(
     """Compiles-on-first-call (state, batch) -> (state, metrics); the state is donated.
 
     Args:
-      loss_fn: of `make_loss`.
+      gradient: of `make_gradient`.
       after_update: of the method.
       optimizer: of the parameters.
       schedule: its learning rate, for the metrics.
@@ -118,9 +186,7 @@ def make_train_step(
     def train_step(state: TrainState, batch: Any):
         rest = {k: v for k, v in state.variables.items() if k != "params"}
         params = state.variables["params"]
-        (loss, (metrics, changed)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            params, rest, batch, state.step
-        )
+        (loss, (metrics, changed)), grads = gradient(params, rest, batch, state.step)
         updates, opt_state = optimizer.update(grads, state.opt_state, params)
         variables = {**rest, **changed, "params": optax.apply_updates(params, updates)}
         variables = after_update(variables, state.step)

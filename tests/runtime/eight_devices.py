@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from medclip_jax.losses import ring
 from medclip_jax.runtime import checkpoint as checkpoint_lib
 from medclip_jax.runtime import mesh as mesh_lib
 from medclip_jax.runtime import state as state_lib
@@ -44,6 +45,31 @@ def compare(image: str, steps: int) -> dict:
         "losses_8": split.run(split.state(), steps)[1],
         "split": sum("fsdp" in spec for spec in specs),
     }
+
+
+def cached(image: str, parts: int) -> dict:
+    """The gradient of step 0 in parts against the whole, on 1 device and on 8."""
+    found = {}
+    initial = None
+    for devices, sizes in ((1, {"data": 1}), (8, {"data": 4, "fsdp": 2})):
+        gradients = []
+        for micro_batches in (1, parts):
+            config = small.config(image, batch_size=64)
+            config.optimizer.clip_norm = 0.0
+            config.train.micro_batches = micro_batches
+            config.mesh.update({"data": 1, "fsdp": 1, "tensor": 1, **sizes})
+            trainer = small.Trainer(config, devices)
+            trainer.initial = initial
+            gradients.append(trainer.first_gradient())
+            initial = trainer.initial
+        (whole, loss), (in_parts, same_loss) = gradients
+        largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(whole))
+        apart = jax.tree.map(lambda a, b: np.abs(a - b).max(), whole, in_parts)
+        found[str(devices)] = {
+            "gradient": float(max(jax.tree.leaves(apart)) / largest),
+            "losses": [loss, same_loss],
+        }
+    return found
 
 
 def gradient_in_float64(image: str, seed: int) -> float:
@@ -149,6 +175,11 @@ def restore() -> dict:
 if __name__ == "__main__":
     if sys.argv[1] == "compare":
         result = compare(sys.argv[2], int(sys.argv[3]))
+    elif sys.argv[1] == "rounds":
+        ring.FROM_LOGITS, ring.MOST_ROWS = 0, 3
+        result = compare(sys.argv[2], int(sys.argv[3]))
+    elif sys.argv[1] == "cached":
+        result = cached(sys.argv[2], int(sys.argv[3]))
     elif sys.argv[1] == "float64":
         jax.config.update("jax_enable_x64", True)
         image, *seeds = sys.argv[2:]

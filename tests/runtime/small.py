@@ -109,15 +109,16 @@ class Trainer:
         self.target, self.shardings, self.tx, self.whole = state_lib.abstract_state(
             self.init, optimizer, self.mesh
         )
-        self.loss_fn = step_lib.make_loss(
+        self.gradient = step_lib.make_gradient(
             self.method,
             ExampleKeys,
             lambda films, keys: augment_lib.augment(films, keys, config.data),
             config.seed,
             self.mesh,
+            config.train.micro_batches,
         )
         self.train_step = step_lib.make_train_step(
-            self.loss_fn,
+            self.gradient,
             self.method.after_update,
             self.tx,
             self.schedule,

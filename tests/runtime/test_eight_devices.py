@@ -36,12 +36,24 @@ def assert_agree(result: dict, first: int) -> None:
         assert eight == pytest.approx(one, rel=1e-5), f"step {step}"
 
 
-def test_first_losses_and_gradient():
-    # Unoptimised code compiles in half the time; the sharding is the same.
-    result = eight_devices(
-        "compare", "tiny", "3", flags="--xla_backend_optimization_level=0"
-    )
+# Unoptimised code compiles in half the time; the sharding is the same.
+UNOPTIMISED = "--xla_backend_optimization_level=0"
+
+
+@pytest.mark.parametrize("form", ["compare", "rounds"])
+def test_first_losses_and_gradient(form):
+    """With the loss as one matrix of logits, and with blocks going round."""
+    result = eight_devices(form, "tiny", "3", flags=UNOPTIMISED)
     assert_agree(result, 3)
+
+
+def test_micro_batches_give_the_gradient_of_the_whole():
+    """With dropout, drop path and augmentation, on one device and on eight."""
+    result = eight_devices("cached", "swin", "4", flags=UNOPTIMISED)
+    assert set(result) == {"1", "8"}
+    for devices, found in result.items():
+        assert found["gradient"] <= 1e-5, devices
+        assert found["losses"][1] == pytest.approx(found["losses"][0], rel=1e-6)
 
 
 @pytest.mark.slow
