@@ -201,9 +201,12 @@ def test_zero_weight_equals_absence(loss, n, m):
 
 
 @pytest.mark.parametrize("loss", [semantic, infonce, sigmoid])
-def test_all_weights_zero_is_zero_and_finite(loss):
+@pytest.mark.parametrize("images", [0.0, 1.0])
+def test_nobody_to_compare_with_is_zero_and_finite(loss, images):
+    """All weights are 0, or those of all texts."""
     v, u = unit(V[:, :3]), unit(U[:, :3])
-    value, grads = jax.value_and_grad(loss, (0, 1))(v, u, jnp.zeros(3), jnp.zeros(3))
+    weights = jnp.full(3, images), jnp.zeros(3)
+    value, grads = jax.value_and_grad(loss, (0, 1))(v, u, *weights)
     assert value == 0
     assert all(np.isfinite(g).all() for g in grads)
 
