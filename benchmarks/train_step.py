@@ -20,13 +20,8 @@ import numpy as np
 
 from medclip_jax import __version__, cli, config_flags
 from medclip_jax import run as run_lib
-from medclip_jax.inputs import augment
-from medclip_jax.methods import registry
-from medclip_jax.methods.interface import ExampleKeys
+from medclip_jax.assemble import assemble
 from medclip_jax.runtime import mesh as mesh_lib
-from medclip_jax.runtime import optimizer as optimizer_lib
-from medclip_jax.runtime import state as state_lib
-from medclip_jax.runtime import step as step_lib
 from medclip_jax.runtime import throughput
 
 
@@ -53,42 +48,24 @@ def measure(config, steps: int) -> dict:
     """Makes state and step of a config, runs it, and gives the figures."""
     mesh = mesh_lib.make_mesh(config.mesh.to_dict())
     mesh_lib.check_batch_size(config.train.batch_size, mesh.shape, jax.process_count())
-    method = registry.build(config)
-    init = run_lib.initializer(config, method)
-    built = {}
-
-    def make_optimizer(params):
-        built["all"] = optimizer_lib.build(config.optimizer, config.train.steps, params)
-        return built["all"][0]
-
-    _, shardings, optimizer, _ = state_lib.abstract_state(init, make_optimizer, mesh)
+    made = assemble(config, mesh)
     started = time.perf_counter()
-    state = jax.block_until_ready(
-        state_lib.create(run_lib.init_key(config.seed), init, optimizer, shardings)
-    )
+    state = jax.block_until_ready(made.create(config))
     init_seconds = time.perf_counter() - started
-    gradient = step_lib.make_gradient(
-        method,
-        ExampleKeys,
-        lambda films, keys: augment.augment(films, keys, config.data),
-        config.seed,
-        mesh,
-    )
-    step = step_lib.make_train_step(
-        gradient, method.after_update, *built["all"], mesh, shardings
-    )
     batch = mesh_lib.place_batch(random_batch(config), mesh)
     started = time.perf_counter()
-    state, metrics = jax.block_until_ready(step(state, batch))
+    state, metrics = jax.block_until_ready(made.step(state, batch))
     compile_seconds = time.perf_counter() - started
     seconds = []
     for _ in range(steps):
         started = time.perf_counter()
-        state, metrics = jax.block_until_ready(step(state, batch))
+        state, metrics = jax.block_until_ready(made.step(state, batch))
         seconds.append(time.perf_counter() - started)
     each = statistics.median(seconds)
     peak = throughput.peak(list(mesh.devices.flatten()))
-    flops = 3 * method.forward_flops(run_lib.spec(config)) * config.train.batch_size
+    flops = (
+        3 * made.method.forward_flops(run_lib.spec(config)) * config.train.batch_size
+    )
     memory = mesh.devices.flatten()[0].memory_stats() or {}
     return {
         "mesh": mesh_lib.describe(mesh),

@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 from data_pipelines.records import Dataset
 from medclip_jax import cli, config_flags, initial_weights, train_options
 from medclip_jax import run as run_lib
+from medclip_jax.assemble import assemble
 from medclip_jax.errors import UserError
 from medclip_jax.evaluation import in_training
 from medclip_jax.evaluation.embedding import Embedder
@@ -32,13 +33,9 @@ from medclip_jax.inputs import augment as augment_lib
 from medclip_jax.inputs import catalog, evalset
 from medclip_jax.inputs.reader import TrainInput, make_tokenizer
 from medclip_jax.inputs.tokens import Tokenizer
-from medclip_jax.methods import registry
-from medclip_jax.methods.interface import ExampleKeys, Method, Variables
+from medclip_jax.methods.interface import Method, Variables
 from medclip_jax.runtime import mesh as mesh_lib
-from medclip_jax.runtime import optimizer as optimizer_lib
 from medclip_jax.runtime import sharding as sharding_lib
-from medclip_jax.runtime import state as state_lib
-from medclip_jax.runtime import step as step_lib
 from medclip_jax.runtime import throughput
 from medclip_jax.runtime import workdir as workdir_lib
 from medclip_jax.runtime.checkpoint import Checkpoints
@@ -98,25 +95,14 @@ def main(argv: list[str] | None = None) -> int:
     workdir_lib.check_data(workdir, data)
     progress.line(inputs.describe())
 
-    # --- Method and state ---------------------------------------------------------
-    method = registry.build(config)
-    init = run_lib.initializer(config, method)
-    made: dict[str, Any] = {}
-
-    def make_optimizer(params: Any):
-        made["tx"], made["schedule"], made["trained"] = optimizer_lib.build(
-            config.optimizer, steps, params
-        )
-        return made["tx"]
-
-    target, shardings, optimizer, whole = state_lib.abstract_state(
-        init, make_optimizer, mesh
-    )
+    # --- Method, state and step -----------------------------------------------------
+    made = assemble(config, mesh)
     progress.line(
-        sharding_lib.summary(target.variables, shardings.variables, mesh)
-        + (f"; {len(whole)} dimensions do not divide and stay whole" if whole else "")
-    )
-    for dimension in whole:
+        sharding_lib.summary(made.target.variables, made.shardings.variables, mesh)
+        + (f"; {len(made.whole)} dimensions do not divide and stay whole"
+           if made.whole else "")
+    )  # fmt: skip
+    for dimension in made.whole:
         log.info("stays whole: %s", dimension)
 
     # --- Resume: own latest > init_from > pretrained > random ------------------------
@@ -128,13 +114,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     pending: dict[str, float] | None = None
     if (latest := checkpoints.latest_step()) is not None:
-        state, meta = checkpoints.restore(latest, target)
+        state, meta = checkpoints.restore(latest, made.target)
         pending = meta["pending"]
         progress.line(f"going on after step {latest}")
     else:
-        key = run_lib.init_key(config.seed)
-        state = state_lib.create(key, init, optimizer, shardings)
-        variables, lines = initial_weights.load(config, method, state.variables)
+        state = made.create(config)
+        variables, lines = initial_weights.load(config, made.method, state.variables)
         state = dataclasses.replace(state, variables=variables)
         for line in lines:
             progress.line(line)
@@ -144,27 +129,10 @@ def main(argv: list[str] | None = None) -> int:
         )
         workdir_lib.write_json(workdir / workdir_lib.DATA, data)
 
-    # --- Step, evaluators and writers -------------------------------------------------
-    gradient = step_lib.make_gradient(
-        method,
-        ExampleKeys,
-        lambda films, keys: augment_lib.augment(films, keys, config.data),
-        config.seed,
-        mesh,
-        config.train.micro_batches,
-    )
-    train_step = step_lib.make_train_step(
-        gradient,
-        method.after_update,
-        optimizer,
-        made["schedule"],
-        made["trained"],
-        mesh,
-        shardings,
-    )
+    # --- Evaluators and writers -------------------------------------------------------
     peak = throughput.peak(list(mesh.devices.flatten()))
     progress.line(f"MFU is a share of {peak.source}")
-    flops = 3 * method.forward_flops(run_lib.spec(config)) * batch_size
+    flops = 3 * made.method.forward_flops(run_lib.spec(config)) * batch_size
     clock = Clock(batch_size, steps, flops, peak.flops)
     writer = Writer(workdir, active=is_main)
 
@@ -178,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
         Preemption() as preemption,
         Watchdog(config.train.watchdog_seconds) as watchdog,
     ):
-        evaluate = _evaluator(config, method, tokenizer, datasets, preemption)
+        evaluate = _evaluator(config, made.method, tokenizer, datasets, preemption)
         if pending is not None:
             # The run was stopped inside the evaluation of the step it was saved at.
             measured = evaluate(state.variables) if evaluate is not None else {}
@@ -192,7 +160,7 @@ def main(argv: list[str] | None = None) -> int:
             waited = time.perf_counter()
             batch = next(batches)
             waited = time.perf_counter() - waited
-            state, metrics = train_step(state, batch)
+            state, metrics = made.step(state, batch)
             step += 1
             clock.count(waited)
             in_flight.append((step, metrics))

@@ -14,7 +14,7 @@ Reference: Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memor
 Setup" (GradCache), arXiv 2101.06983.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -117,14 +117,8 @@ def split(tree: Any, sizes: tuple[int, int], parts: int, mesh: Mesh) -> Any:
     Raises:
       UserError: a size does not divide.
     """
+    check(sizes, parts, mesh)
     devices = _devices(mesh)
-    for size in sizes:
-        if size % (parts * devices):
-            raise UserError(
-                f"train.micro_batches={parts}: expected a batch that divides by "
-                f"{parts} parts x {devices} devices = {parts * devices}, found {size} "
-                "examples; change train.batch_size or train.micro_batches"
-            )
 
     def cut(leaf: jax.Array) -> jax.Array:
         if leaf.shape[0] not in sizes:
@@ -137,6 +131,20 @@ def split(tree: Any, sizes: tuple[int, int], parts: int, mesh: Mesh) -> Any:
         )
 
     return jax.tree.map(cut, tree)
+
+
+def check(sizes: Sequence[int], parts: int, mesh: Mesh) -> None:
+    """Raises UserError unless every part has as many examples of every device."""
+    if parts < 1:
+        raise UserError(f"train.micro_batches: expected 1 or more, found {parts}")
+    devices = _devices(mesh)
+    for size in sizes:
+        if size % (parts * devices):
+            raise UserError(
+                f"train.micro_batches={parts}: expected a batch that divides by "
+                f"{parts} parts x {devices} devices = {parts * devices}, found {size} "
+                "examples; change train.batch_size or train.micro_batches"
+            )
 
 
 def join(tree: Any, parts: int, mesh: Mesh) -> Any:

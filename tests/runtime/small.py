@@ -2,18 +2,12 @@
 
 import jax
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 
 from configs import medclip
-from medclip_jax import run as run_lib
-from medclip_jax.inputs import augment as augment_lib
-from medclip_jax.methods import registry
-from medclip_jax.methods.interface import ExampleKeys
+from medclip_jax.assemble import assemble
 from medclip_jax.runtime import mesh as mesh_lib
-from medclip_jax.runtime import optimizer as optimizer_lib
 from medclip_jax.runtime import state as state_lib
-from medclip_jax.runtime import step as step_lib
 
 IMAGE = {
     # One block: what the default tests can afford to compile.
@@ -97,44 +91,16 @@ class Trainer:
 
     def __init__(self, config: ConfigDict, devices: int):
         self.config = config
-        self.method = registry.build(config)
         self.mesh = mesh_lib.make_mesh(config.mesh.to_dict(), jax.devices()[:devices])
-        self.init = run_lib.initializer(config, self.method)
-
-        def optimizer(params) -> optax.GradientTransformation:
-            made = optimizer_lib.build(config.optimizer, config.train.steps, params)
-            self.schedule, self.trained = made[1:]
-            return made[0]
-
-        self.target, self.shardings, self.tx, self.whole = state_lib.abstract_state(
-            self.init, optimizer, self.mesh
-        )
-        self.gradient = step_lib.make_gradient(
-            self.method,
-            ExampleKeys,
-            lambda films, keys: augment_lib.augment(films, keys, config.data),
-            config.seed,
-            self.mesh,
-            config.train.micro_batches,
-        )
-        self.train_step = step_lib.make_train_step(
-            self.gradient,
-            self.method.after_update,
-            self.tx,
-            self.schedule,
-            self.trained,
-            self.mesh,
-            self.shardings,
-        )
-
+        self.made = assemble(config, self.mesh)
+        self.target, self.shardings = self.made.target, self.made.shardings
+        self.train_step = self.made.step
         self.initial = None
 
     def state(self) -> state_lib.TrainState:
         """A fresh state at step 0; compiled and made once."""
         if self.initial is None:
-            key = run_lib.init_key(self.config.seed)
-            made = state_lib.create(key, self.init, self.tx, self.shardings)
-            self.initial = jax.tree.map(np.asarray, made)
+            self.initial = jax.tree.map(np.asarray, self.made.create(self.config))
         return jax.tree.map(
             lambda leaf, where: jax.make_array_from_callback(
                 leaf.shape, where, lambda at: leaf[at]

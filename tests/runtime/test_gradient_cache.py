@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from medclip_jax.assemble import assemble
 from medclip_jax.errors import UserError
 from medclip_jax.methods.medclip import MedCLIP
 from medclip_jax.runtime import gradient_cache
@@ -32,6 +33,15 @@ def test_parts_are_joined_as_they_were_cut():
 def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(UserError, match="found 10 examples; change train.batch_size"):
         gradient_cache.split({"a": np.zeros(10)}, (10, 10), 4, MESH)
+
+
+@pytest.mark.parametrize("parts", [0, 3])
+def test_parts_are_checked_before_anything_is_compiled(parts):
+    config = small.config("tiny", batch_size=32)
+    config.mesh.update({"data": 1, "fsdp": 1, "tensor": 1})
+    config.train.micro_batches = parts
+    with pytest.raises(UserError, match=r"train.micro_batches.*found"):
+        assemble(config, MESH)
 
 
 def test_batch_statistics_are_refused():
