@@ -202,7 +202,7 @@ def _derive_all(kind, devices, rows, columns, scale, bias, kept_rows, kept_colum
         )
         return (d_parts, d_scale, d_bias, *coming, _pass_on(d_columns, devices)), None
 
-    zero = jnp.zeros(())
+    zero = jnp.zeros((), jnp.float32)
     start = (
         jnp.zeros_like(parts.vectors_BxD),
         zero,

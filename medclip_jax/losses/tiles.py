@@ -113,7 +113,8 @@ class Softmax:
     paired: bool
 
     def nothing(self, count: int) -> SoftmaxSums:
-        floor, zero = jnp.full(count, FLOOR), jnp.zeros(count)
+        floor = jnp.full(count, FLOOR, jnp.float32)
+        zero = jnp.zeros(count, jnp.float32)
         return SoftmaxSums(Online(floor, zero), Online(floor, zero), zero)
 
     def meet(self, sums: SoftmaxSums, tile: Tile, axis: int) -> SoftmaxSums:
@@ -166,7 +167,7 @@ class Sigmoid:
     paired: bool
 
     def nothing(self, count: int) -> tuple[jax.Array]:
-        return (jnp.zeros(count),)
+        return (jnp.zeros(count, jnp.float32),)
 
     def meet(self, sums: tuple[jax.Array], tile: Tile, axis: int) -> tuple[jax.Array]:
         if axis == 0:

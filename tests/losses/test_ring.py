@@ -48,6 +48,17 @@ def test_one_device_agrees_with_the_dense_form():
     assert {case: of for case, of in found.items() if max(of) > 1e-5} == {}
 
 
+@pytest.mark.parametrize("name", ring_cases.LOSSES)
+def test_sums_are_float32_in_64_bit_mode_too(name):
+    """Where the towers are float64, the joint space and its loss are not."""
+    arrays = ring_cases.draw(24, 16, True, True, False)
+    with jax.enable_x64(True):
+        value, gradient = ring_cases.measure(
+            ring_cases.LOSSES[name], arrays, None, rounds=True
+        )
+    assert {np.asarray(of).dtype for of in (value, *gradient)} == {np.dtype("float32")}
+
+
 def test_axes_are_those_that_split_a_batch():
     assert ring.AXES == mesh_lib.BATCH_AXES
 
