@@ -24,6 +24,8 @@ FREE_KEYS = (
     "data.prefetch",
     "data.workers",
     "mesh.",
+    "model.remat",  # as this and the next: another program of the same function
+    "model.scan_layers",
     "model.text.vocab_size",  # follows from the tokenizer
     "train.eval_every_steps",
     "train.eval_examples",

@@ -162,7 +162,7 @@ def fields_of(encoder: Any) -> dict[str, Any]:
     return {
         field.name: getattr(encoder, field.name)
         for field in dataclasses.fields(encoder)
-        if field.name not in ("parent", "name", "dtype", "remat")
+        if field.name not in ("parent", "name", "dtype", "remat", "scan_layers")
     }
 
 

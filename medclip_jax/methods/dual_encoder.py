@@ -276,18 +276,30 @@ def apply_module(
 
 
 def build_towers(config: Any) -> dict[str, Any]:
-    """The two encoders of `config.model`, on its compute dtype and remat policy.
+    """The two encoders of `config.model`.
 
     Args:
-      config: with `model.image`, `model.text`, `model.dtype`, `model.remat`.
+      config: with `model.image`, `model.text`, and what `shared_fields` reads.
     """
-    model = config.model
-    shared = {"dtype": compute_dtype(model.dtype), "remat": bool(model.remat)}
+    model, shared = config.model, shared_fields(config.model)
     image = {k: v for k, v in model.image.items() if k != "pretrained"}
     text = {k: v for k, v in model.text.items() if k not in ("pretrained", "tokenizer")}
     return {
         "image_encoder": build_image_encoder({**image, **shared}),
         "text_encoder": build_text_encoder({**text, **shared}),
+    }
+
+
+def shared_fields(model: Any) -> dict[str, Any]:
+    """What every encoder of a config has alike.
+
+    Args:
+      model: with `dtype`, `remat` and `scan_layers`.
+    """
+    return {
+        "dtype": compute_dtype(model.dtype),
+        "remat": bool(model.remat),
+        "scan_layers": bool(model.get("scan_layers", False)),  # not in older runs
     }
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from medclip_jax.losses.labels import label_values
 from medclip_jax.losses.similarity import weighted_mean
-from medclip_jax.methods.dual_encoder import apply_module, compute_dtype, tower_state
+from medclip_jax.methods.dual_encoder import apply_module, shared_fields, tower_state
 from medclip_jax.methods.interface import (
     Batch,
     ExampleKeys,
@@ -65,9 +65,8 @@ class Supervised:
     def from_config(cls, config: Any) -> "Supervised":
         model = config.model
         image = {k: v for k, v in model.image.items() if k != "pretrained"}
-        shared = {"dtype": compute_dtype(model.dtype), "remat": bool(model.remat)}
         return cls(
-            build_image_encoder({**image, **shared}),
+            build_image_encoder({**image, **shared_fields(model)}),
             config.data.uncertain,
             config.data.not_given,
         )

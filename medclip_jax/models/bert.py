@@ -3,6 +3,7 @@
 Reference: Devlin et al. 2019; transformers/models/bert/modeling_bert.py.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -18,6 +19,7 @@ from medclip_jax.models.layers import (
     layer_norm,
     named,
     normal,
+    run_layers,
     split_heads,
 )
 
@@ -28,11 +30,9 @@ _SITES = 4
 class BertLayer(nn.Module):
     """Post-LN self-attention and MLP.
 
-    Attributes:
-      index: place in the stack, from 1; it numbers the dropout sites.
+    Called with a layer's place in the stack, from 1; it numbers the dropout sites.
     """
 
-    index: int
     heads: int
     mlp: int
     dropout: float
@@ -45,10 +45,11 @@ class BertLayer(nn.Module):
     def __call__(
         self,
         x_BxTxC: jax.Array,
+        index: int | jax.Array,
         bias_Bx1x1xT: jax.Array,
         keys_B: jax.Array | None,
     ) -> jax.Array:
-        dim, site = x_BxTxC.shape[-1], self.index * _SITES
+        dim, site = x_BxTxC.shape[-1], index * _SITES
 
         def linear(out: int, axes: tuple[str, str], name: str) -> nn.Dense:
             return dense(out, axes, name, dtype=self.dtype, std=self.init_std)
@@ -88,6 +89,7 @@ class Bert(nn.Module):
       init_std: of matrices and embeddings.
       dtype: compute dtype; parameters are float32.
       remat: recompute each layer in the backward pass.
+      scan_layers: run the layers as a loop, compiled once; see `run_layers`.
     """
 
     vocab_size: int = 28996
@@ -105,6 +107,7 @@ class Bert(nn.Module):
     init_std: float = 0.02
     dtype: Any = jnp.float32
     remat: bool = False
+    scan_layers: bool = False
 
     def __post_init__(self):
         if self.dim % self.heads:
@@ -178,21 +181,22 @@ class Bert(nn.Module):
             mask_BxT[:, None, None, :] > 0, 0.0, jnp.finfo(jnp.float32).min
         )
         x = dropout(self._embed(ids_BxT), self.dropout, keys_B, 0)
+        layer = functools.partial(
+            nn.remat(BertLayer) if self.remat else BertLayer,
+            self.heads,
+            self.mlp,
+            self.dropout,
+            self.attention_dropout,
+            self.epsilon,
+            self.init_std,
+            self.dtype,
+        )
+        names = [f"layer_{index}" for index in range(self.layers)]
         hidden = [x]
-        layer = nn.remat(BertLayer) if self.remat else BertLayer
-        for index in range(self.layers):
-            x = layer(
-                index + 1,
-                self.heads,
-                self.mlp,
-                self.dropout,
-                self.attention_dropout,
-                self.epsilon,
-                self.init_std,
-                self.dtype,
-                name=f"layer_{index}",
-            )(x, bias_Bx1x1xT, keys_B)
-            hidden.append(x)
+        x, outs = run_layers(
+            self, [layer], names, 1, x, bias_Bx1x1xT, keys_B, scan=self.scan_layers
+        )
+        hidden += outs
         pooled_BxC = None
         if self.pooler:
             pooler = dense(

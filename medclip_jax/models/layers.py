@@ -5,6 +5,7 @@ axes. Matrices are [in, out]; a projection to heads keeps heads and head width j
 in one axis named "heads".
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -87,6 +88,60 @@ def attend(weights: jax.Array, value: jax.Array) -> jax.Array:
     """[..., L, T, T] and [..., T, L, K] -> [..., T, L * K]."""
     out = jnp.einsum("...lqt,...tlk->...qlk", weights, value)
     return out.reshape(*out.shape[:-2], -1)
+
+
+def run_layers(
+    parent: nn.Module,
+    makes: Sequence[Callable[..., nn.Module]],
+    names: Sequence[str],
+    first: int,
+    x: jax.Array,
+    *more: Any,
+    scan: bool,
+) -> tuple[jax.Array, list[jax.Array]]:
+    """Applies layers of one form in turn, as a loop of the program if asked to.
+
+    The loop is compiled once for all layers. The parameters are the same by either
+    way, each under its layer's name; scanning stacks them first, which costs a copy.
+
+    Args:
+      parent: the module that the layers belong to.
+      makes: makers of the layers that repeat, (name=..., parent=...) -> layer; one, or
+        several that alternate. A layer is called with (x, its number, *more).
+      names: of all layers; their count is a multiple of the makers'.
+      first: number of the first layer.
+      x: what goes through, of one shape throughout.
+      *more: further arguments of every layer.
+      scan: whether to use a loop.
+
+    Returns:
+      The last output, and that of each round of `makes`.
+    """
+    period = len(makes)
+    rounds = len(names) // period
+    outs = []
+    if parent.is_initializing() or not scan or rounds < 2:
+        for place, name in enumerate(names):
+            x = makes[place % period](name=name)(x, first + place, *more)
+            if place % period == period - 1:
+                outs.append(x)
+        return x, outs
+    params = parent.variables["params"]
+    stacks = [
+        jax.tree.map(lambda *of: jnp.stack(of), *[params[n] for n in names[at::period]])
+        for at in range(period)
+    ]
+
+    def step(x: jax.Array, layer: tuple[Any, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        params, number = layer
+        for place, make in enumerate(makes):
+            variables = {"params": params[place]}
+            x = make(parent=None).apply(variables, x, number + place, *more)
+        return x, x
+
+    numbers = first + period * jnp.arange(rounds)
+    x, outs_Rx = jax.lax.scan(step, x, (stacks, numbers))
+    return x, list(outs_Rx)
 
 
 def check_films(films_BxHxWx3: jax.Array) -> tuple[int, int]:

@@ -96,6 +96,8 @@ class ResNet(nn.Module):
       block: "bottleneck" or "basic".
       dtype: compute dtype; parameters and batch statistics are float32.
       remat: recompute each block in the backward pass.
+      scan_layers: taken like every encoder's, and without effect: the blocks of a
+        stage change their batch statistics, which a loop would have to carry.
     """
 
     stage_sizes: tuple[int, ...] = (3, 4, 6, 3)
@@ -103,6 +105,7 @@ class ResNet(nn.Module):
     block: str = "bottleneck"
     dtype: Any = jnp.float32
     remat: bool = False
+    scan_layers: bool = False
 
     def __post_init__(self):
         if self.block not in EXPANSION:

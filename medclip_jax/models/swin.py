@@ -3,6 +3,7 @@
 Reference: Liu et al. 2021; transformers/models/swin/modeling_swin.py.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -20,6 +21,7 @@ from medclip_jax.models.layers import (
     layer_norm,
     named,
     normal,
+    run_layers,
     sides,
     split_heads,
 )
@@ -83,12 +85,12 @@ def _from_windows(x: jax.Array, window: int, height: int, width: int) -> jax.Arr
 class SwinBlock(nn.Module):
     """Window attention and MLP, pre-LN.
 
+    Called with a block's place among all, from 1; it numbers the dropout sites.
+
     Attributes:
-      index: place among all blocks, from 1; it numbers the dropout sites.
       shifted: whether windows are shifted by half their side.
     """
 
-    index: int
     heads: int
     window: int
     shifted: bool
@@ -100,7 +102,9 @@ class SwinBlock(nn.Module):
     init_std: float
     dtype: Any = jnp.float32
 
-    def _attention(self, x_BxNxTxC: jax.Array, mask, window: int, keys_B) -> jax.Array:
+    def _attention(
+        self, x_BxNxTxC: jax.Array, mask, window: int, keys_B, site
+    ) -> jax.Array:
         """Attention within windows: [B, windows, window**2, C] to the same."""
         dim = x_BxNxTxC.shape[-1]
 
@@ -121,15 +125,15 @@ class SwinBlock(nn.Module):
             for name in ("query", "key", "value")
         )
         weights = attention_weights(query, key, bias)
-        weights = dropout(
-            weights, self.attention_dropout, keys_B, self.index * _SITES + 1
-        )
+        weights = dropout(weights, self.attention_dropout, keys_B, site + 1)
         return linear(("heads", "embed"), "attention_out")(attend(weights, value))
 
     @nn.compact
-    def __call__(self, x_BxHxWxC: jax.Array, keys_B: jax.Array | None) -> jax.Array:
+    def __call__(
+        self, x_BxHxWxC: jax.Array, index: int | jax.Array, keys_B: jax.Array | None
+    ) -> jax.Array:
         height, width, dim = x_BxHxWxC.shape[1:]
-        site = self.index * _SITES
+        site = index * _SITES
         window, shift = _window_and_shift((height, width), self.window, self.shifted)
 
         def norm(name: str) -> nn.LayerNorm:
@@ -143,7 +147,7 @@ class SwinBlock(nn.Module):
         if shift:
             y = jnp.roll(y, (-shift, -shift), axis=(1, 2))
             mask = shift_mask(height + bottom, width + right, window, shift)
-        y = self._attention(_to_windows(y, window), mask, window, keys_B)
+        y = self._attention(_to_windows(y, window), mask, window, keys_B, site)
         y = dropout(y, self.dropout, keys_B, site + 2)
         y = _from_windows(y, window, height + bottom, width + right)
         if shift:
@@ -200,6 +204,8 @@ class Swin(nn.Module):
       init_std: of matrices.
       dtype: compute dtype; parameters are float32.
       remat: recompute each block in the backward pass.
+      scan_layers: run a stage's pairs of blocks as a loop, compiled once; see
+        `run_layers`.
     """
 
     patch: int = 4
@@ -215,6 +221,7 @@ class Swin(nn.Module):
     init_std: float = 0.02
     dtype: Any = jnp.float32
     remat: bool = False
+    scan_layers: bool = False
 
     def __post_init__(self):
         if len(self.depths) != len(self.heads):
@@ -278,22 +285,27 @@ class Swin(nn.Module):
         keys_B = active_keys(train, keys_B, *rates)
         x = dropout(self._embed(films_BxHxWx3), self.dropout, keys_B, 0)
         make_block = nn.remat(SwinBlock) if self.remat else SwinBlock
-        index = 0
+        done = 0
         for stage, (depth, heads) in enumerate(zip(self.depths, self.heads)):
-            for block in range(depth):
-                index += 1
-                x = make_block(
-                    index,
+            blocks = [
+                functools.partial(
+                    make_block,
                     heads,
                     self.window,
-                    block % 2 == 1,
+                    shifted,
                     self.mlp_ratio,
                     *rates,
                     self.epsilon,
                     self.init_std,
                     self.dtype,
-                    name=f"stage_{stage}_block_{block}",
-                )(x, keys_B)
+                )
+                for shifted in (False, True)
+            ]
+            names = [f"stage_{stage}_block_{block}" for block in range(depth)]
+            # An odd depth does not end with a shifted block: no loop of pairs.
+            scan = self.scan_layers and depth % 2 == 0
+            x, _ = run_layers(self, blocks, names, done + 1, x, keys_B, scan=scan)
+            done += depth
             if stage < len(self.depths) - 1:
                 x = PatchMerging(self.init_std, self.dtype, name=f"merge_{stage}")(x)
         x = layer_norm("norm", epsilon=self.epsilon, dtype=self.dtype)(x)

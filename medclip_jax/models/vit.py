@@ -3,6 +3,7 @@
 Reference: Dosovitskiy et al. 2021; transformers/models/vit/modeling_vit.py.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -19,6 +20,7 @@ from medclip_jax.models.layers import (
     layer_norm,
     named,
     normal,
+    run_layers,
     sides,
     split_heads,
 )
@@ -30,11 +32,9 @@ _SITES = 4
 class ViTLayer(nn.Module):
     """Pre-LN self-attention and MLP.
 
-    Attributes:
-      index: place in the stack, from 1; it numbers the dropout sites.
+    Called with a layer's place in the stack, from 1; it numbers the dropout sites.
     """
 
-    index: int
     heads: int
     mlp: int
     dropout: float
@@ -44,8 +44,10 @@ class ViTLayer(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x_BxTxC: jax.Array, keys_B: jax.Array | None) -> jax.Array:
-        dim, site = x_BxTxC.shape[-1], self.index * _SITES
+    def __call__(
+        self, x_BxTxC: jax.Array, index: int | jax.Array, keys_B: jax.Array | None
+    ) -> jax.Array:
+        dim, site = x_BxTxC.shape[-1], index * _SITES
 
         def linear(out: int, axes: tuple[str, str], name: str) -> nn.Dense:
             return dense(out, axes, name, dtype=self.dtype, std=self.init_std)
@@ -84,6 +86,7 @@ class ViT(nn.Module):
       init_std: of matrices and embeddings.
       dtype: compute dtype; parameters are float32.
       remat: recompute each layer in the backward pass.
+      scan_layers: run the layers as a loop, compiled once; see `run_layers`.
     """
 
     patch: int = 16
@@ -98,6 +101,7 @@ class ViT(nn.Module):
     init_std: float = 0.02
     dtype: Any = jnp.float32
     remat: bool = False
+    scan_layers: bool = False
 
     def __post_init__(self):
         if self.pooling not in POOLINGS:
@@ -167,19 +171,18 @@ class ViT(nn.Module):
         keys_B = active_keys(train, keys_B, self.dropout, self.attention_dropout)
         x, grid = self._embed(films_BxHxWx3)
         x = dropout(x, self.dropout, keys_B, 0)
-        layer = nn.remat(ViTLayer) if self.remat else ViTLayer
-        for index in range(self.depth):
-            x = layer(
-                index + 1,
-                self.heads,
-                self.mlp,
-                self.dropout,
-                self.attention_dropout,
-                self.epsilon,
-                self.init_std,
-                self.dtype,
-                name=f"layer_{index}",
-            )(x, keys_B)
+        layer = functools.partial(
+            nn.remat(ViTLayer) if self.remat else ViTLayer,
+            self.heads,
+            self.mlp,
+            self.dropout,
+            self.attention_dropout,
+            self.epsilon,
+            self.init_std,
+            self.dtype,
+        )
+        names = [f"layer_{index}" for index in range(self.depth)]
+        x, _ = run_layers(self, [layer], names, 1, x, keys_B, scan=self.scan_layers)
         x = layer_norm("norm", epsilon=self.epsilon, dtype=self.dtype)(x)
         return ImageFeatures(self._pool(x), x[:, 1:], grid)
 

@@ -147,6 +147,41 @@ def test_remat_changes_no_number(name):
     )
 
 
+@pytest.mark.parametrize("name", DROPPING)
+@pytest.mark.parametrize("remat", [False, True])
+def test_scanned_layers_change_no_number(name, remat):
+    deep = {
+        "swin": {"depths": [1, 4], "heads": [2, 4]},
+        "vit": {"depth": 3},
+        "bert": {"layers": 3},
+    }[name]
+    plain, args = tower(name, **deep)
+    scanned, _ = tower(name, **deep, scan_layers=True, remat=remat)
+    variables = initial(plain, args)
+    paths = jax.tree.structure(variables)
+    assert jax.tree.structure(initial(scanned, args)) == paths
+
+    def loss(encoder):
+        def value(params):
+            features = encoder.apply({"params": params}, *args, train=True, keys_B=KEYS)
+            hidden = getattr(features, "hidden", ())
+            return sum((of**2).sum() for of in (output(features), *hidden))
+
+        return jax.value_and_grad(value)
+
+    assert "scan[" in str(jax.make_jaxpr(loss(scanned))(variables["params"]))
+    assert "scan[" not in str(jax.make_jaxpr(loss(plain))(variables["params"]))
+    ours = compiled(loss(plain), variables["params"])
+    theirs = compiled(loss(scanned), variables["params"])
+    largest = max(float(np.abs(of).max()) for of in jax.tree.leaves(ours[1]))
+    np.testing.assert_allclose(theirs[0], ours[0], rtol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * largest),
+        ours[1],
+        theirs[1],
+    )
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_bfloat16_computes_near_float32_on_float32_parameters(name):
     encoder, args = tower(name)
