@@ -21,6 +21,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "data_pipelines.reports.label",
         "extract the 14 findings from report text, or measure the extraction",
     ),
+    "plan": (
+        "medclip_jax.plan",
+        "say whether a run fits a TPU pod or GPU cluster, and how fast it can be",
+    ),
     "train": ("medclip_jax.train", "pretrain a model on prepared shards"),
     "evaluate": (
         "medclip_jax.evaluate",

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from medclip_jax.errors import UserError
@@ -66,11 +67,27 @@ def make_mesh(
 ) -> Mesh:
     """The mesh over all devices (or over `devices`).
 
+    Of several TPU slices, `data` alone crosses the network between them: its first
+    places are the slices.
+
     Raises:
-      UserError: as `resolve_sizes`.
+      UserError: as `resolve_sizes`, or `data` is no multiple of the slices.
     """
     devices = jax.devices() if devices is None else list(devices)
     resolved = resolve_sizes(sizes, len(devices))
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices > 1:
+        if resolved["data"] % slices:
+            raise UserError(
+                f"mesh: data={resolved['data']} does not divide by {slices} slices, "
+                "between which only the data axis goes; choose smaller fsdp or tensor "
+                "(--config.mesh.fsdp=N)."
+            )
+        inside = {**resolved, "data": resolved["data"] // slices}
+        placed = mesh_utils.create_hybrid_device_mesh(
+            tuple(inside.values()), (slices, 1, 1), devices
+        )
+        return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
     # make_mesh gives Explicit axes by default since jax 0.10; our code is in global
     # view and leaves the placement of intermediates to the compiler.
     return jax.make_mesh(

@@ -10,10 +10,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-# Dense bf16 FLOP/s a chip as jax sees it (v2 and v3: a core), by the start of
+# Dense bf16 FLOP/s a chip as jax sees it (v2, v3 and 7x: half of one), by the start of
 # `device_kind`; the first that fits wins.
 # Reference: cloud.google.com/tpu/docs/system-architecture-tpu-vm, NVIDIA data sheets.
 PEAKS: tuple[tuple[str, float], ...] = (
+    ("TPU7x", 1153.5e12),
     ("TPU v6", 918e12),
     ("TPU v5p", 459e12),
     ("TPU v5 lite", 197e12),

@@ -1,0 +1,1 @@
+"""What a run will need and how long a step takes, before any chip is booked."""
