@@ -71,6 +71,7 @@ def assemble(config: ConfigDict, mesh: Mesh) -> Assembled:
         lambda films, keys: augment_lib.augment(films, keys, config.data),
         config.seed,
         mesh,
+        shardings.variables["params"],
         config.train.micro_batches,
     )
     step = step_lib.make_train_step(

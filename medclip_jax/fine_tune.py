@@ -201,7 +201,12 @@ class Tuner:
             lambda key: method.init(key, run_lib.spec(self._run.config)), build, mesh
         )
         gradient = step_lib.make_gradient(
-            method, ExampleKeys, lambda films, keys: normalize(films), 0, mesh
+            method,
+            ExampleKeys,
+            lambda films, keys: normalize(films),
+            0,
+            mesh,
+            shardings.variables["params"],
         )
         step = step_lib.make_train_step(
             gradient, method.after_update, optimizer, made["schedule"], made["trained"],

@@ -262,7 +262,7 @@ def _least_collectives(
     """What any program must send.
 
     Gradients in float32, once, inside a slice first and of each device's share between
-    slices; parameters that are split, in the compute dtype, once;
+    slices (of the words' table no more than the tokens of a batch); parameters that are split, in the compute dtype, once;
     the embeddings of one side to all devices, and in the backward pass once more with
     their gradient, as a loss with memory linear in the batch needs.
     """
@@ -270,8 +270,15 @@ def _least_collectives(
     width = jnp.dtype(config.model.dtype).itemsize
     least = []
     params = made.target.variables["params"]
-    gradients = _local_bytes(params)
-    split = sum(_bytes(of) for of in jax.tree.leaves(params) if _is_split(of, "fsdp"))
+    table = getattr(made.method, "text_encoder", None)
+    tokens = config.train.batch_size // (data * fsdp) * config.data.text_length
+    gradients = split = 0
+    for of in jax.tree.leaves(params):
+        local, whole = _local_bytes(of), _bytes(of)
+        if table is not None and of.shape == (table.vocab_size, table.dim):
+            local, whole = (min(n, tokens * table.dim * 4) for n in (local, whole))
+        gradients += local
+        split += whole if _is_split(of, "fsdp") else 0
     inside = data // slices
     if inside > 1:
         least.append(Collective("all-reduce", "data", inside, gradients, 1))

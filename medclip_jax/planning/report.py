@@ -4,6 +4,7 @@ from typing import Any
 
 from medclip_jax import __version__
 from medclip_jax.planning.estimate import Plan, seconds
+from medclip_jax.runtime.hlo import SLICES
 from medclip_jax.runtime.topology import GIB, Topology
 
 _MOST_LINES = 8
@@ -93,10 +94,17 @@ def _traffic(plan: Plan) -> list[str]:
     if rest := plan.collectives[_MOST_LINES:]:
         sent = sum(of.sent for of in rest) / 1e6
         lines.append(f"  {len(rest)} more, smaller: {sent:.1f} MB")
-    for axes, least in sorted(plan.bounds.items()):
-        sent = sum(of.sent for of in plan.collectives if of.axes == axes)
+    between = [("between slices", True)] if plan.topology.slices > 1 else []
+    for where, is_between in [("between chips", False), *between]:
+        sent = sum(
+            of.sent for of in plan.collectives if (of.axes == SLICES) is is_between
+        )
+        least = sum(
+            count for axes, count in plan.bounds.items()
+            if (axes == SLICES) is is_between
+        )  # fmt: skip
         lines.append(
-            f"  along {axes}: {sent / 1e6:,.1f} MB, of which {least / 1e6:,.1f} MB any "
+            f"  {where}: {sent / 1e6:,.1f} MB, of which {least / 1e6:,.1f} MB any "
             "program must send"
         )
     return lines

@@ -4,13 +4,14 @@ Randomness: `fold_in(key(seed), step)` is the step's key; each example folds in 
 position in the global batch, so a part of a batch draws what the whole would draw.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from medclip_jax.errors import UserError
 from medclip_jax.runtime import gradient_cache
@@ -57,6 +58,39 @@ def augment_films(
     return result
 
 
+def gathered(params: Any, shardings: Any) -> Any:
+    """Parameters whole along `fsdp`, as layers need them; gradients split again.
+
+    Left to itself the compiler splits the sums over a split dimension instead, and
+    sends activations, many times as large.
+    """
+
+    def whole(leaf: jax.Array, where: NamedSharding) -> jax.Array:
+        if "fsdp" not in where.spec:
+            return leaf
+        spec = PartitionSpec(*(None if axis == "fsdp" else axis for axis in where.spec))
+        return _moved(leaf, where, NamedSharding(where.mesh, spec))
+
+    return jax.tree.map(whole, params, shardings)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _moved(leaf: jax.Array, here: NamedSharding, there: NamedSharding) -> jax.Array:
+    return jax.lax.with_sharding_constraint(leaf, there)
+
+
+def _moved_forward(leaf, here, there):
+    return _moved(leaf, here, there), None
+
+
+def _moved_back(here, there, _, gradient):
+    # Said here, or the sum over the devices would be made whole on each of them.
+    return (jax.lax.with_sharding_constraint(gradient, here),)
+
+
+_moved.defvjp(_moved_forward, _moved_back)
+
+
 def _sizes(batch: dict[str, Any]) -> tuple[int, int]:
     """Images N and texts M of a batch."""
     n = jax.tree.leaves(batch["films"])[0].shape[0] if batch.get("films") else 0
@@ -84,6 +118,7 @@ def make_gradient(
     augment: Augment,
     seed: int,
     mesh: Mesh,
+    shardings: Any,
     micro_batches: int = 1,
 ) -> Callable:
     """The loss and its gradient of (params, other collections, batch, step).
@@ -94,6 +129,7 @@ def make_gradient(
       augment: (films uint8 [B, H, W, 1], keys [B]) -> float32 [B, H, W, 3].
       seed: of the run.
       mesh: the mesh.
+      shardings: of the parameters.
       micro_batches: into how many parts the batch is cut for the encoders; the result
         is that of the whole batch, see `gradient_cache`.
 
@@ -123,7 +159,8 @@ def make_gradient(
     def encode(params: Any, rest: dict[str, Any], drawn: Drawn):
         films = augment_films(drawn.batch["films"], drawn.film_keys, augment, mesh)
         batch = {**drawn.batch, "films": films}
-        return method.encode({**rest, "params": params}, batch, drawn.keys, True)
+        variables = {**rest, "params": gathered(params, shardings)}
+        return method.encode(variables, batch, drawn.keys, True)
 
     def objective(variables, features, batch, key, step):
         # A loss that sends blocks round the devices asks what devices there are.

@@ -62,8 +62,8 @@ def test_a_method_that_encodes_again_is_refused_by_name():
 
     method = object.__new__(Again)
     with pytest.raises(UserError, match="objective of Again runs its encoders again"):
-        step_lib.make_gradient(method, None, None, 0, MESH, micro_batches=2)
-    step_lib.make_gradient(method, None, None, 0, MESH)
+        step_lib.make_gradient(method, None, None, 0, MESH, None, micro_batches=2)
+    step_lib.make_gradient(method, None, None, 0, MESH, None)
 
 
 def test_features_that_no_loss_reads_are_not_kept():
