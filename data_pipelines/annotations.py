@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from medclip_jax import storage
 from medclip_jax.errors import UserError
 
 FOLDER = "annotations"
@@ -175,11 +176,12 @@ def read(folder: str | Path, name: str) -> pa.Table:
     Raises:
       UserError: the file is damaged or has other columns.
     """
-    path = Path(folder) / FOLDER / f"{name}.parquet"
+    path = storage.path(folder) / FOLDER / f"{name}.parquet"
     if not path.is_file():
         return SCHEMAS[name].empty_table()
     try:
-        table = pq.read_table(path)
+        with path.open("rb") as file:
+            table = pq.read_table(file)
     except (OSError, pa.ArrowInvalid):
         raise UserError(f"{path} is damaged; prepare the dataset again") from None
     if not table.schema.equals(SCHEMAS[name]):
@@ -191,7 +193,7 @@ def read(folder: str | Path, name: str) -> pa.Table:
 
 def read_tasks(folder: str | Path) -> dict[str, Task]:
     """The tasks of a prepared dataset by name; empty where it has none."""
-    path = Path(folder) / FOLDER / TASKS
+    path = storage.path(folder) / FOLDER / TASKS
     if not path.is_file():
         return {}
     stored = json.loads(path.read_text())

@@ -22,6 +22,7 @@ import dataclasses
 import functools
 import json
 import operator
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipelines.findings import FINDINGS, SPLITS
+from medclip_jax import storage
 from medclip_jax.errors import UserError
 
 SCHEMA_VERSION = 1
@@ -220,7 +222,7 @@ class Dataset:
     for_pretraining: bool = True  # or a set that is there to be evaluated on
 
 
-def find_datasets(data_dir: str | Path) -> list[str]:
+def find_datasets(data_dir: str | os.PathLike[str]) -> list[str]:
     """Finds the prepared datasets below a folder, or the folder itself if it is one.
 
     Args:
@@ -232,7 +234,7 @@ def find_datasets(data_dir: str | Path) -> list[str]:
     Raises:
       UserError: the folder is absent or holds no prepared dataset.
     """
-    root = Path(data_dir)
+    root = storage.path(data_dir)
     if not root.is_dir():
         raise UserError(
             f"expected a folder of prepared datasets, found nothing at {root}; "
@@ -253,7 +255,7 @@ def find_datasets(data_dir: str | Path) -> list[str]:
     return found
 
 
-def open_dataset(path: str | Path) -> Dataset:
+def open_dataset(path: str | os.PathLike[str]) -> Dataset:
     """Opens a prepared dataset and checks that its parts belong together.
 
     Args:
@@ -266,7 +268,7 @@ def open_dataset(path: str | Path) -> Dataset:
       UserError: no dataset there, made for another schema, or the study table and
         the shards disagree (the first difference is named).
     """
-    path = Path(path)
+    path = storage.path(path)
     try:
         about = json.loads((path / "fingerprint.json").read_text())
     except (OSError, ValueError):
@@ -318,7 +320,8 @@ def _damaged(path: Path, error: Exception) -> UserError:
 
 def _read_table(path: Path) -> pa.Table:
     try:
-        table = pq.read_table(path / "studies.parquet")
+        with (path / "studies.parquet").open("rb") as file:
+            table = pq.read_table(file)
     except (OSError, pa.ArrowInvalid):
         raise UserError(
             f"{path}/studies.parquet is missing or damaged; prepare the dataset again"

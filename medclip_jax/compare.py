@@ -5,9 +5,8 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
-from medclip_jax import cli
+from medclip_jax import cli, storage
 from medclip_jax.errors import UserError
 from medclip_jax.evaluation import paired, samples
 from medclip_jax.evaluation.paired import Difference
@@ -42,9 +41,19 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = out.add_argument
-    add("first", type=Path, metavar="A", help="report folder of `medclip-jax evaluate`")
-    add("second", type=Path, metavar="B", help="another one")
-    add("--out", type=Path, metavar="DIR", help="write compare.json and compare.md")
+    add(
+        "first",
+        type=storage.argument,
+        metavar="A",
+        help="report folder of `medclip-jax evaluate`",
+    )
+    add("second", type=storage.argument, metavar="B", help="another one")
+    add(
+        "--out",
+        type=storage.argument,
+        metavar="DIR",
+        help="write compare.json and compare.md",
+    )
     add("--details", action="store_true", help="print figures with a suffix too")
     add("--resamples", type=int, default=paired.RESAMPLES, metavar="N",
         help=f"of patients (default {paired.RESAMPLES})")  # fmt: skip
@@ -57,6 +66,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.resamples < 100:
         raise UserError(f"--resamples: expected 100 or more, found {args.resamples}")
+    for folder in (args.first, args.second, *([args.out] if args.out else [])):
+        storage.check(folder)
     found, left_out = paired.all_differences(
         samples.read(args.first), samples.read(args.second), args.resamples, args.seed
     )
@@ -75,7 +86,7 @@ def write(
     args: argparse.Namespace, found: Sequence[Difference], left_out: Mapping[str, str]
 ) -> None:
     """Writes compare.json and compare.md."""
-    args.out.mkdir(parents=True, exist_ok=True)
+    storage.make_folder(args.out)
     rows = []
     for one in found:
         protocol, dataset, metric = one.key
@@ -89,9 +100,9 @@ def write(
         "differences": rows,
         "left_out": dict(left_out),
     }
-    (args.out / "compare.json").write_text(json.dumps(made, indent=1) + "\n")
+    storage.write_text(args.out / "compare.json", json.dumps(made, indent=1) + "\n")
     text = f"A: {args.first}\n\nB: {args.second}\n\n{markdown(found, left_out, True)}\n"
-    (args.out / "compare.md").write_text(text, encoding="utf-8")
+    storage.write_text(args.out / "compare.md", text)
 
 
 def markdown(

@@ -23,6 +23,7 @@ from medclip_jax import (
     evaluate_networks,
     evaluate_options,
     fine_tune,
+    storage,
 )
 from medclip_jax import run as run_lib
 from medclip_jax.errors import UserError
@@ -163,7 +164,7 @@ def features_folder(args: argparse.Namespace) -> Path | None:
     """Where features are kept: in the workdir, elsewhere, or nowhere."""
     if args.features == "none":
         return None
-    return Path(args.features) if args.features else args.workdir / "features"
+    return storage.path(args.features) if args.features else args.workdir / "features"
 
 
 def add_pixels(results: suite.Results, bench: Bench, run: run_lib.Run) -> None:

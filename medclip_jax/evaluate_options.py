@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from data_pipelines.findings import SPLITS
+from medclip_jax import storage
 from medclip_jax.errors import UserError
 from medclip_jax.evaluation import five_class
 from medclip_jax.evaluation.protocols import PROTOCOLS
@@ -30,9 +31,10 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = out.add_argument
-    add("--workdir", required=True, type=Path, help="of `medclip-jax train`")
-    add("--data", required=True, type=Path, metavar="DIR", help="prepared data sets")
-    add("--out", required=True, type=Path, metavar="DIR", help="folder for the report")
+    path = storage.argument  # local or gs://
+    add("--workdir", required=True, type=path, help="of `medclip-jax train`")
+    add("--data", required=True, type=path, metavar="DIR", help="prepared data sets")
+    add("--out", required=True, type=path, metavar="DIR", help="folder for the report")
     add(
         "--protocols",
         default="zero_shot,retrieval",
@@ -64,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     add("--max-films", type=int, default=2000, metavar="N",
         help="most films for the 14 findings and for exact retrieval "
         "(default 2000)")  # fmt: skip
-    add("--ceiling", type=Path, metavar="WORKDIR",
+    add("--ceiling", type=path, metavar="WORKDIR",
         help="run of method supervised, measured on the same films")  # fmt: skip
     add("--seeds", type=int, default=5, metavar="N",
         help="subsets of the labels that a linear probe is fitted on (default 5)")  # fmt: skip
@@ -104,5 +106,7 @@ def check(args: argparse.Namespace) -> None:
         path = getattr(args, name)
         if path is not None and not path.exists():
             raise UserError(f"--{name}: expected {path} to exist, found nothing there")
+    for path in (args.workdir, args.data, args.out):
+        storage.check(path)
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"--out {args.out} is a file; expected a folder to write to")

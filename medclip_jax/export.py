@@ -13,6 +13,7 @@ import json
 import logging
 import shutil
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import jax
 import numpy as np
 
 from data_pipelines.records import Dataset
-from medclip_jax import cli, config_flags
+from medclip_jax import cli, config_flags, storage
 from medclip_jax import run as run_lib
 from medclip_jax.errors import UserError
 from medclip_jax.export_parity import EXAMPLES, verify
@@ -50,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("absl").setLevel(logging.ERROR)
     if args.verify:
         _require_torch()
+    storage.check(args.out)
     _require_replaceable(args.out)
     run = run_lib.open_run(args.workdir, args.step)
     rows = read_rows(args.results, run.step) if args.results else []
@@ -58,21 +60,29 @@ def main(argv: list[str] | None = None) -> int:
 
     # --- Files --------------------------------------------------------------------
     variables = jax.device_get(run.variables)
-    remarks = write(run, variables, args.out)
+    with tempfile.TemporaryDirectory() as temporary:
+        # What the libraries write and PyTorch reads are local files.
+        is_remote = storage.is_remote(args.out)
+        out = Path(temporary) / "export" if is_remote else args.out
+        remarks = write(run, variables, out)
+
+        # --- Proof ----------------------------------------------------------------
+        lines: list[str] = []
+        passed = True
+        if args.verify:
+            lines, passed = verify(run, variables, out, datasets, args.tolerance)
+            print("\n".join(lines))
+
+        # --- Card -----------------------------------------------------------------
+        card = make_card(run, out, datasets, rows, lines, remarks)
+        (out / "README.md").write_text(card, encoding="utf-8")
+        if is_remote:
+            storage.remove(args.out)
+            # The marker first: an upload that was cut short may then be replaced.
+            storage.upload(out, args.out, first=MARKER)
     print(f"step {run.step} of {args.workdir} written to {args.out}")
     for remark in remarks:
         print(f"note: {remark}")
-
-    # --- Proof --------------------------------------------------------------------
-    lines: list[str] = []
-    passed = True
-    if args.verify:
-        lines, passed = verify(run, variables, args.out, datasets, args.tolerance)
-        print("\n".join(lines))
-
-    # --- Card ---------------------------------------------------------------------
-    card = make_card(run, args.out, datasets, rows, lines, remarks)
-    (args.out / "README.md").write_text(card, encoding="utf-8")
     print(f"model card: {args.out / 'README.md'}")
     return 0 if passed else 1
 
@@ -85,19 +95,20 @@ def parser() -> argparse.ArgumentParser:
         epilog=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    out.add_argument("--workdir", required=True, type=Path, help="of medclip-jax train")
-    out.add_argument("--out", required=True, type=Path, help="folder to write")
+    path = storage.argument  # local or gs://
+    out.add_argument("--workdir", required=True, type=path, help="of medclip-jax train")
+    out.add_argument("--out", required=True, type=path, help="folder to write")
     out.add_argument(
         "--step", default="best", help="best (default), latest, or a step's number"
     )
     out.add_argument(
         "--data",
-        type=Path,
+        type=path,
         help="prepared shards: notices for the model card, films and sentences for "
         "--verify (default: random ones)",
     )
     out.add_argument(
-        "--results", type=Path, help="results.json of medclip-jax evaluate, or its DIR"
+        "--results", type=path, help="results.json of medclip-jax evaluate, or its DIR"
     )
     out.add_argument(
         "--verify",
@@ -131,7 +142,8 @@ def write(run: run_lib.Run, variables: Mapping[str, Any], out: Path) -> list[str
     draft.mkdir(parents=True)
     _write_encoder(run, variables, "image", draft / "image_encoder")
     _write_encoder(run, variables, "text", draft / "text_encoder")
-    shutil.copytree(run.workdir / run_lib.TOKENIZER, draft / "tokenizer")
+    with storage.local(run.workdir / run_lib.TOKENIZER) as tokenizer:
+        shutil.copytree(tokenizer, draft / "tokenizer")
     files.write_safetensors(heads(variables), draft / "projection.safetensors")
     shutil.copy(TORCH_MODEL, draft / "torch_model.py")
     remarks = _write_official(run, variables, draft / "medclip_official")

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax.core import meta
 from ml_collections import ConfigDict
 
-from medclip_jax import cli, config_flags
+from medclip_jax import cli, config_flags, storage
 from medclip_jax import run as run_lib
 from medclip_jax.errors import UserError
 from medclip_jax.inputs.tokens import Tokenizer
@@ -41,6 +41,7 @@ NOTICE = (
 def main(argv: list[str] | None = None) -> int:
     args, rest = parser().parse_known_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    storage.check(args.out)
     if (args.out / workdir_lib.CONFIG).exists():
         raise UserError(f"--out {args.out} is a workdir already; name another folder")
     state = files.read(args.weights)
@@ -77,7 +78,9 @@ def parser() -> argparse.ArgumentParser:
         "--weights", required=True, type=Path, help="pytorch_model.bin or its folder"
     )
     out.add_argument("--tokenizer", required=True, help="folder or hub name")
-    out.add_argument("--out", required=True, type=Path, help="the workdir to make")
+    out.add_argument(
+        "--out", required=True, type=storage.argument, help="the workdir to make"
+    )
     out.add_argument(
         "--text_pool",
         choices=sorted(set(medclip.TEXT_POOL.values())),
@@ -135,8 +138,9 @@ def save(
     source: str,
 ) -> None:
     """Writes a workdir whose only checkpoint is step 0, without optimizer state."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(workdir / run_lib.TOKENIZER)
+    storage.make_folder(workdir)
+    storage.remove(workdir / run_lib.TOKENIZER)
+    run_lib.save_tokenizer(tokenizer, workdir)
     data = {
         "fingerprint": source,
         "datasets": {"published weights": source},

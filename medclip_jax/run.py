@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import tempfile
 from pathlib import Path
 
 import jax
@@ -10,7 +11,7 @@ from flax.core import meta
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from medclip_jax import config_flags
+from medclip_jax import config_flags, storage
 from medclip_jax.errors import UserError
 from medclip_jax.inputs.tokens import Tokenizer
 from medclip_jax.methods import registry
@@ -80,7 +81,8 @@ def open_run(
     Raises:
       UserError: no workdir, no checkpoint, or one that does not fit its config.
     """
-    workdir = Path(workdir)
+    workdir = storage.path(workdir)
+    storage.check(workdir)
     config = config_flags.from_json(workdir_lib.read_json(workdir / workdir_lib.CONFIG))
     data = workdir_lib.read_json(workdir / workdir_lib.DATA)
     if not (workdir / TOKENIZER).is_dir():
@@ -101,11 +103,30 @@ def open_run(
         config=config,
         method=method,
         variables=variables,
-        tokenizer=Tokenizer.load(workdir / TOKENIZER),
+        tokenizer=load_tokenizer(workdir),
         step=step,
         fingerprint=data["fingerprint"],
         mesh=mesh,
     )
+
+
+def save_tokenizer(tokenizer: Tokenizer, workdir: Path) -> None:
+    """Writes the tokenizer of a workdir: by one rename, or file by file to a bucket."""
+    if storage.is_remote(workdir):
+        with tempfile.TemporaryDirectory() as folder:
+            tokenizer.save(folder)
+            storage.upload(Path(folder), workdir / TOKENIZER)
+        return
+    partial = workdir / f"{TOKENIZER}.partial"
+    storage.remove(partial)
+    tokenizer.save(partial)
+    partial.rename(workdir / TOKENIZER)
+
+
+def load_tokenizer(workdir: Path) -> Tokenizer:
+    """The tokenizer of a workdir."""
+    with storage.local(workdir / TOKENIZER) as folder:
+        return Tokenizer.load(folder)
 
 
 def untrained(run: Run) -> Variables:

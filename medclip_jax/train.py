@@ -9,7 +9,6 @@ import collections
 import dataclasses
 import logging
 import math
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from data_pipelines.records import Dataset
-from medclip_jax import cli, config_flags, initial_weights, train_options
+from medclip_jax import cli, config_flags, initial_weights, storage, train_options
 from medclip_jax import run as run_lib
 from medclip_jax.assemble import assemble
 from medclip_jax.errors import UserError
@@ -142,6 +141,7 @@ def main(argv: list[str] | None = None) -> int:
     values: dict[str, float] = {}
     stop = False
     with (
+        writer,
         checkpoints,
         Preemption() as preemption,
         Watchdog(config.train.watchdog_seconds) as watchdog,
@@ -151,6 +151,7 @@ def main(argv: list[str] | None = None) -> int:
             # The run was stopped inside the evaluation of the step it was saved at.
             measured = evaluate(state.variables) if evaluate is not None else {}
             writer.write(step, {**pending, **measured}, {})
+            writer.flush()
             checkpoints.delete(step)
             checkpoints.save(step, state, {"pending": None}, measured)
         if step < steps:
@@ -192,12 +193,12 @@ def main(argv: list[str] | None = None) -> int:
                 progress.update(step, values, times)
             if due.save or stop:
                 watchdog.beat(f"saving step {step}")
+                writer.flush()
                 checkpoints.save(step, state, {"pending": pending}, values)
             watchdog.beat(f"training after step {step}")
             clock.restart()
 
     # --- Summary ----------------------------------------------------------------------
-    writer.close()
     if step < steps:
         progress.line(
             f"{preemption.signal_name}: saved step {step} of {steps}; the same command "
@@ -294,16 +295,14 @@ def _tokenizer(
     # Without a config beside it, it is of a start that failed, perhaps with others.
     is_own = folder.exists() and (workdir / workdir_lib.CONFIG).exists()
     if is_main and not is_own:
-        shutil.rmtree(folder, ignore_errors=True)
+        storage.remove(folder)
         name = config.model.text.tokenizer
-        partial = workdir / f"{run_lib.TOKENIZER}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        make_tokenizer(datasets, config.data, name).save(partial)
-        partial.rename(folder)
+        made = make_tokenizer(datasets, config.data, name)
+        run_lib.save_tokenizer(made, workdir)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("tokenizer")
     # Loaded even where it was just made: a restart then sees the very same one.
-    return Tokenizer.load(folder)
+    return run_lib.load_tokenizer(workdir)
 
 
 def _placed(

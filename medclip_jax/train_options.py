@@ -4,11 +4,10 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from medclip_jax import config_flags
+from medclip_jax import config_flags, storage
 from medclip_jax.errors import UserError
 
 DESCRIPTION = """\
@@ -51,8 +50,12 @@ def parser() -> argparse.ArgumentParser:
         help="a config file, or a shipped one from anywhere: "
         + ", ".join(config_flags.shipped()),
     )
-    parser.add_argument("--workdir", type=Path, help="where the run lives")
-    parser.add_argument("--data", type=Path, help="what `medclip-jax prepare` wrote")
+    parser.add_argument(
+        "--workdir", type=storage.argument, help="where the run lives; may be gs://"
+    )
+    parser.add_argument(
+        "--data", type=storage.argument, help="what `medclip-jax prepare` wrote"
+    )
     parser.add_argument("--seed", type=int, help="short for --config.seed")
     parser.add_argument(
         "--show_config", action="store_true", help="print the config and leave"
@@ -98,18 +101,14 @@ def check(args: argparse.Namespace, config: ConfigDict) -> None:
     """Finds what is wrong with paths and counts.
 
     Raises:
-      UserError: a path that is not given, not there or not on a file system, or a
+      UserError: a path that is not given, not there or not to be reached, or a
         count below 1.
     """
     for option in ("workdir", "data"):
         path = getattr(args, option)
         if path is None:
             raise UserError(f"--{option} is required; see medclip-jax train --help.")
-        if ":/" in str(path):
-            raise UserError(
-                f"--{option} {path}: expected a path on a file system; mount the "
-                "bucket (for instance with gcsfuse)."
-            )
+        storage.check(path)
     if not args.data.exists():
         raise UserError(
             f"--data {args.data} is not there. Make shards with `medclip-jax prepare`."
@@ -123,7 +122,4 @@ def check(args: argparse.Namespace, config: ConfigDict) -> None:
             raise UserError(f"{group}.{key}={config[group][key]}: expected at least 1.")
     if not args.distributed and (args.coordinator or args.num_processes):
         raise UserError("--coordinator and --num_processes go with --distributed.")
-    try:
-        args.workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--workdir {args.workdir} cannot be made: {error}") from error
+    storage.make_folder(args.workdir)

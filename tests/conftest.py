@@ -32,3 +32,14 @@ def tiny_data(tmp_path_factory) -> Path:
     mimic = ["--dataset", "mimic_cxr", "--raw", str(raw / "mimic-cxr")]
     assert prepare.main([*mimic, "--out", str(shards), "--jobs", "1"]) == 0
     return shards
+
+
+@pytest.fixture(scope="session")
+def bucket():
+    """`gs://...` of a bucket that this process and its children can reach."""
+    from tests import gcs
+
+    with gcs.emulator() as environment, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield f"gs://{gcs.BUCKET}"

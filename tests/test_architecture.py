@@ -12,10 +12,19 @@ PACKAGES = ("medclip_jax", "data_pipelines", "configs")
 
 # room -> rooms it may import; what is not listed may import anything.
 ALLOWED = {
-    "data_pipelines": {"data_pipelines", "medclip_jax.errors", "medclip_jax.cli"},
+    "data_pipelines": {
+        "data_pipelines",
+        "medclip_jax.errors",
+        "medclip_jax.storage",
+        "medclip_jax.cli",
+    },
     "medclip_jax.models": {"medclip_jax.models", "medclip_jax.errors"},
     "medclip_jax.losses": {"medclip_jax.losses", "medclip_jax.errors"},
-    "medclip_jax.runtime": {"medclip_jax.runtime", "medclip_jax.errors"},
+    "medclip_jax.runtime": {
+        "medclip_jax.runtime",
+        "medclip_jax.errors",
+        "medclip_jax.storage",
+    },
     "medclip_jax.methods": {
         "medclip_jax.methods",
         "medclip_jax.models",
@@ -25,6 +34,7 @@ ALLOWED = {
     "medclip_jax.inputs": {
         "medclip_jax.inputs",
         "medclip_jax.errors",
+        "medclip_jax.storage",
         "data_pipelines.records",
         "data_pipelines.annotations",
         "data_pipelines.findings",
@@ -32,6 +42,7 @@ ALLOWED = {
     "medclip_jax.evaluation": {
         "medclip_jax.evaluation",
         "medclip_jax.errors",
+        "medclip_jax.storage",
         "medclip_jax.methods.interface",
         "data_pipelines.annotations",
         "data_pipelines.findings",

@@ -7,8 +7,6 @@ checkpoint reads them instead.
 
 import dataclasses
 import hashlib
-import os
-import uuid
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from medclip_jax import storage
 from medclip_jax.errors import UserError
 from medclip_jax.evaluation.embedding import Embedder
 from medclip_jax.evaluation.sets import Films
@@ -239,9 +238,8 @@ class _Stored:
         )
 
     def save(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-        with part.open("wb") as file:
+        storage.make_folder(path.parent)
+        with storage.writing(path) as file:
             np.savez(
                 file,
                 ids=np.array(list(self.rows)),
@@ -249,7 +247,6 @@ class _Stored:
                 grid=np.array(self.grid),
                 **self.arrays,  # type: ignore[arg-type]
             )
-        os.replace(part, path)
 
     @classmethod
     def load(cls, path: Path | None) -> "_Stored":
@@ -257,7 +254,7 @@ class _Stored:
         if path is None or not path.is_file():
             return made
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 held = {name: stored[name] for name in stored.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medclip_jax import storage
 from medclip_jax.evaluation import samples
 from medclip_jax.evaluation.rows import Row
 
@@ -98,7 +99,7 @@ class Report:
     extra: Mapping[str, object] = field(default_factory=dict)
 
 
-def write(report: Report, page: str, out: str | Path) -> Path:
+def write(report: Report, page: str, out: Path) -> Path:
     """Writes report.html, results.json, results.md and samples.npz.
 
     Args:
@@ -109,8 +110,7 @@ def write(report: Report, page: str, out: str | Path) -> Path:
     Returns:
       The path of report.html.
     """
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    storage.make_folder(out)
     results = {
         "checkpoint": report.checkpoint,
         "data": report.data,
@@ -120,11 +120,11 @@ def write(report: Report, page: str, out: str | Path) -> Path:
         **report.extra,
     }
     text = json.dumps(results, indent=1, allow_nan=False)
-    (out / "results.json").write_text(text + "\n", encoding="utf-8")
-    (out / "results.md").write_text(markdown(report), encoding="utf-8")
+    storage.write_text(out / "results.json", text + "\n")
+    storage.write_text(out / "results.md", markdown(report))
     samples.write(report.rows, out)
     path = out / "report.html"
-    path.write_text(page, encoding="utf-8")
+    storage.write_text(path, page)
     return path
 
 

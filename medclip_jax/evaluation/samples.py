@@ -5,7 +5,6 @@ the patient and the id of each unit. It holds ids and scores, and no text.
 """
 
 import json
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from medclip_jax import storage
 from medclip_jax.errors import UserError
 from medclip_jax.evaluation import metrics
 from medclip_jax.evaluation.rows import Row, Sample
@@ -60,10 +60,8 @@ def write(rows: Sequence[Row], folder: Path) -> None:
             }
         )
     arrays[INDEX] = np.array(json.dumps(index))
-    part = folder / (FILE + ".part")
-    with part.open("wb") as file:
+    with storage.writing(folder / FILE) as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    os.replace(part, folder / FILE)
 
 
 def read(report: Path) -> dict[Key, Kept]:
@@ -82,7 +80,7 @@ def read(report: Path) -> dict[Key, Kept]:
             "make it with `medclip-jax evaluate --out`"
         )
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         index: list[Mapping[str, Any]] = json.loads(str(arrays[INDEX]))
         return {

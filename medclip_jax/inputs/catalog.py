@@ -5,6 +5,7 @@ them.
 """
 
 import dataclasses
+import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,7 +71,7 @@ class Catalog:
 
 
 def training_datasets(
-    data_dir: str | Path | Sequence[Dataset], names: Sequence[str] = ()
+    data_dir: str | os.PathLike[str] | Sequence[Dataset], names: Sequence[str] = ()
 ) -> list[Dataset]:
     """The datasets to train on: those named, else all that are meant for pretraining.
 
@@ -89,7 +90,7 @@ def training_datasets(
 
 
 def open_datasets(
-    data_dir: str | Path | Sequence[Dataset], names: Sequence[str] = ()
+    data_dir: str | os.PathLike[str] | Sequence[Dataset], names: Sequence[str] = ()
 ) -> list[Dataset]:
     """Opens the prepared datasets below a folder.
 
@@ -106,7 +107,7 @@ def open_datasets(
         dataset of another schema.
     """
     found: dict[str, Any]
-    if isinstance(data_dir, str | Path):
+    if isinstance(data_dir, str | os.PathLike):
         found = {Path(path).name: path for path in find_datasets(data_dir)}
         where = f"in {data_dir}"
     else:

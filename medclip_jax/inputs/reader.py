@@ -8,8 +8,8 @@ of all processes, joined in their order, are the batch of one process, bit for b
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import grain
@@ -49,7 +49,7 @@ class TrainInput:
 
     def __init__(
         self,
-        data_dir: str | Path | Sequence[Dataset],
+        data_dir: str | os.PathLike[str] | Sequence[Dataset],
         data_config: Mapping[str, Any] | DataOptions,
         tokenizer: Tokenizer,
         seed: int,
@@ -244,7 +244,7 @@ def open_catalog(datasets: list, options: DataOptions) -> catalogs.Catalog:
 
 
 def make_tokenizer(
-    data_dir: str | Path | Sequence[Dataset],
+    data_dir: str | os.PathLike[str] | Sequence[Dataset],
     data_config: Mapping[str, Any] | DataOptions,
     name: str = "",
 ) -> Tokenizer:

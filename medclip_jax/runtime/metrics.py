@@ -3,18 +3,28 @@
 metrics.jsonl holds one JSON object a logged step: `step`, `loss`, the rest by name.
 Names under `time/` are measurements of this machine; all others are a function of
 config, data and seed alone, so a step logged again after a restart gives equal values.
+
+An object store has no appending. There both files are written to a local temporary
+folder and put whole: every half minute, before each checkpoint and at the end. So what
+a killed run had logged and not put yet is of steps after its newest checkpoint, which
+the next start does, and logs, again.
 """
 
 import json
 import math
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Self, TextIO
+
+from medclip_jax import storage
 
 TIME_PREFIX = "time/"
+METRICS, BOARD = "metrics.jsonl", "tensorboard"
+FLUSH_SECONDS = 30
 
 
 class NonFiniteMetric(FloatingPointError):
@@ -89,18 +99,27 @@ class Writer:
     """JSONL and TensorBoard together; only process 0 writes.
 
     Args:
-      workdir: holds metrics.jsonl and tensorboard/.
+      workdir: holds metrics.jsonl and tensorboard/; may be remote.
       active: False on the other processes.
     """
 
     def __init__(self, workdir: Path, active: bool = True):
-        self._lines = self._board = None
-        if active:
-            # Imported here: reading metrics needs no protobuf.
-            from tensorboardX import SummaryWriter
+        self._workdir = workdir
+        self._lines = self._board = self._spool = None
+        if not active:
+            return
+        # Imported here: reading metrics needs no protobuf.
+        from tensorboardX import SummaryWriter
 
-            self._lines = JsonLines(workdir / "metrics.jsonl")
-            self._board = SummaryWriter(str(workdir / "tensorboard"), flush_secs=30)
+        folder = workdir
+        if storage.is_remote(workdir):
+            self._spool = tempfile.TemporaryDirectory(prefix="medclip_jax_")
+            self._flushed = time.monotonic()
+            folder = Path(self._spool.name)
+            if (workdir / METRICS).exists():
+                storage.download(workdir / METRICS, folder / METRICS)
+        self._lines = JsonLines(folder / METRICS)
+        self._board = SummaryWriter(str(folder / BOARD), flush_secs=FLUSH_SECONDS)
 
     def write(
         self, step: int, values: Mapping[str, float], times: Mapping[str, float]
@@ -118,11 +137,33 @@ class Writer:
         self._lines.write(step, {**values, **timed})
         for name, value in {**values, **timed}.items():
             self._board.add_scalar(name, value, step)
+        if self._spool and time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Puts what was written so far where a remote workdir is; call it before a
+        checkpoint is saved, so that no step before it is missing from the metrics."""
+        if self._spool is None or self._board is None:
+            return
+        self._board.flush()
+        storage.upload(Path(self._spool.name), self._workdir)
+        self._flushed = time.monotonic()
 
     def close(self) -> None:
-        if self._lines is not None and self._board is not None:
-            self._lines.close()
-            self._board.close()
+        if self._lines is None or self._board is None:
+            return
+        self._lines.close()
+        self._board.close()
+        if self._spool is not None:
+            storage.upload(Path(self._spool.name), self._workdir)
+            self._spool.cleanup()
+        self._lines = self._board = self._spool = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def _duration(seconds: float) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from medclip_jax import storage
 from medclip_jax.errors import UserError
 
 CONFIG, DATA = "config.json", "data.json"
@@ -15,9 +16,7 @@ Differences = Callable[
 
 def write_json(path: Path, data: Any) -> None:
     """Writes a file at once: a reader sees the old one or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n")
-    temporary.replace(path)
+    storage.write_text(path, json.dumps(data, indent=2, sort_keys=True) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
