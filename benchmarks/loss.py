@@ -3,13 +3,14 @@
     python -m benchmarks.loss
     python -m benchmarks.loss --losses semantic --pairs 65536 --forms rounds
     python -m benchmarks.loss --topology v5e:2x4 --pairs 32768
-    python -m benchmarks.loss --topology v5:8x8x8 --pairs 1048576 --forms rounds
+    python -m benchmarks.loss --topology v5p:8x8x8 --pairs 1048576 --forms rounds
 
 Value and gradient by embeddings and scale, of random unit vectors in float32, products
 at the highest precision. Each row is a process of its own, so that memory is its alone:
 the process's highest resident size, and on a GPU the device's. With --topology nothing
 runs: the TPU compiler, which `pip install '.[tpu]'` brings and which needs no TPU, tells
-the highest memory of a chip, arguments and results included.
+the highest memory of a chip, arguments and results included, and its own estimate of the
+seconds.
 """
 
 import argparse
@@ -44,15 +45,16 @@ def parser() -> argparse.ArgumentParser:
 def measure(loss: str, form: str, pairs: int, args: argparse.Namespace) -> dict:
     """One row, in this process."""
     if args.topology:
-        os.environ.update(
-            JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1"
-        )
+        os.environ["JAX_PLATFORMS"] = "cpu"
     import jax
     import jax.numpy as jnp
 
     from medclip_jax import losses
     from medclip_jax.losses import ring
+    from medclip_jax.planning import estimate
     from medclip_jax.runtime import mesh as mesh_lib
+    from medclip_jax.runtime import topology as topology_lib
+    from medclip_jax.runtime.hlo import Program
 
     ring.FROM_LOGITS = 0 if form == "rounds" else sys.maxsize
 
@@ -72,8 +74,8 @@ def measure(loss: str, form: str, pairs: int, args: argparse.Namespace) -> dict:
             )
 
     if args.topology:
-        devices = topology_devices(args.topology)
-        mesh = mesh_lib.make_mesh({"data": -1}, devices)
+        topology = topology_lib.parse(args.topology)
+        mesh = topology.mesh({"data": -1})
     else:
         mesh = mesh_lib.make_mesh({"data": -1})
     rows, whole = mesh_lib.batch_sharding(mesh), mesh_lib.replicated(mesh)
@@ -95,7 +97,11 @@ def measure(loss: str, form: str, pairs: int, args: argparse.Namespace) -> dict:
     row = {"compile_s": time.perf_counter() - started, "devices": mesh.size}
     if args.topology:
         memory = compiled.memory_analysis()
-        return row | {"peak_mib": memory.peak_memory_in_bytes / 2**20}
+        cycles = Program(compiled.as_text()).cycles()
+        return row | {
+            "seconds": cycles / estimate.clock(mesh, topology),
+            "peak_mib": memory.peak_memory_in_bytes / 2**20,
+        }
 
     def draw(key, images, texts, labels):
         return (
@@ -133,18 +139,6 @@ def measure(loss: str, form: str, pairs: int, args: argparse.Namespace) -> dict:
     }
 
 
-def topology_devices(name: str) -> list:
-    """The devices of a TPU topology, such as v5e:2x4."""
-    from jax.experimental import topologies
-
-    # Of v4 and v5p the two cores of a chip are one device.
-    together = (
-        {"chip_config_name": "megacore"} if name.startswith(("v4:", "v5:")) else {}
-    )
-    made = topologies.get_topology_desc(platform="tpu", topology_name=name, **together)
-    return list(made.devices)
-
-
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.row:
@@ -160,7 +154,7 @@ def main(argv: list[str] | None = None) -> int:
                 if isinstance(row, str):
                     print(f"| {loss} | {pairs:,} | | {form} | {row} | | |", flush=True)
                     continue
-                seconds = f"{row['seconds']:.3f}" if "seconds" in row else ""
+                seconds = f"{row['seconds']:.4f}" if "seconds" in row else ""
                 print(
                     f"| {loss} | {pairs:,} | {row['devices']} | {form} | {seconds} | "
                     f"{row['peak_mib']:,.0f} | {row['compile_s']:.1f} |",

@@ -30,6 +30,9 @@ FROM_LOGITS = 1 << 20
 besides every device would gather all embeddings."""
 TILE_LOGITS, MOST_ROWS = 1 << 22, 256
 """A tile has as many rows as have so many logits, and not more than so many."""
+WIDE = 2048
+"""Texts of a block that goes round. Where a device holds fewer, neighbours put theirs
+together first: the rounds are fewer, and the products large enough for the device."""
 
 
 def goes_round(images: int, texts: int) -> bool:
@@ -146,13 +149,15 @@ def _only_vectors(of: Block, gradient_BxD: jax.Array) -> Block:
 def _meet_all(kind, devices, rows, columns, scale, bias):
     """One device's part of the forward pass: the loss, and what `keep` gives."""
     count = len(rows.index_B)
-    size = _tile_rows(count, len(columns.index_B))
+    group = _group_of(len(columns.index_B), devices)
+    wide = _together(columns, devices, group)
+    size = _tile_rows(count, len(wide.index_B))
     parts = _parts(_padded(rows, size), size)
 
     def meet_block(carry, _):
         row_sums, columns, column_sums = carry
         # Begun first, so that it can run beside the tiles.
-        coming = _pass_on(columns, devices)
+        coming = _pass_on(columns, devices, group)
 
         def meet_part(column_sums, part):
             some, sums = part
@@ -160,14 +165,15 @@ def _meet_all(kind, devices, rows, columns, scale, bias):
             return kind.meet(column_sums, tile, 0), kind.meet(sums, tile, 1)
 
         column_sums, row_sums = lax.scan(meet_part, column_sums, (parts, row_sums))
-        return (row_sums, coming, _pass_on(column_sums, devices)), None
+        return (row_sums, coming, _pass_on(column_sums, devices, group)), None
 
     row_sums = _parts(kind.nothing(len(parts.index_B) * size), size)
-    column_sums = kind.nothing(len(columns.index_B))
-    # After as many steps as devices each block is home again.
-    (row_sums, columns, column_sums), _ = lax.scan(
-        meet_block, (row_sums, columns, column_sums), length=devices
+    column_sums = kind.nothing(len(wide.index_B))
+    # After as many steps as groups each block is home again.
+    (row_sums, _, column_sums), _ = lax.scan(
+        meet_block, (row_sums, wide, column_sums), length=devices // group
     )
+    column_sums = _merged(kind, column_sums, devices, group)
     row_sums = jax.tree.map(
         lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], row_sums
     )
@@ -178,13 +184,15 @@ def _meet_all(kind, devices, rows, columns, scale, bias):
 def _derive_all(kind, devices, rows, columns, scale, bias, kept_rows, kept_columns):
     """One device's part of the backward pass: by its vectors, by scale and bias."""
     count = len(rows.index_B)
+    group = _group_of(len(columns.index_B), devices)
+    columns, kept_columns = _together((columns, kept_columns), devices, group)
     size = _tile_rows(count, len(columns.index_B))
     parts = _parts(_padded(rows, size), size)
     kept_parts = _parts(_padded(kept_rows, size), size)
 
     def derive_block(carry, _):
         d_parts, d_scale, d_bias, columns, kept_columns, d_columns = carry
-        coming = _pass_on((columns, kept_columns), devices)
+        coming = _pass_on((columns, kept_columns), devices, group)
 
         def derive_part(carry, part):
             d_columns, d_scale, d_bias = carry
@@ -200,7 +208,8 @@ def _derive_all(kind, devices, rows, columns, scale, bias, kept_rows, kept_colum
         (d_columns, d_scale, d_bias), d_parts = lax.scan(
             derive_part, (d_columns, d_scale, d_bias), (parts, kept_parts, d_parts)
         )
-        return (d_parts, d_scale, d_bias, *coming, _pass_on(d_columns, devices)), None
+        home = _pass_on(d_columns, devices, group)
+        return (d_parts, d_scale, d_bias, *coming, home), None
 
     zero = jnp.zeros((), jnp.float32)
     start = (
@@ -212,8 +221,13 @@ def _derive_all(kind, devices, rows, columns, scale, bias, kept_rows, kept_colum
         jnp.zeros_like(columns.vectors_BxD),
     )
     (d_parts, d_scale, d_bias, _, _, d_columns), _ = lax.scan(
-        derive_block, start, length=devices
+        derive_block, start, length=devices // group
     )
+    if group > 1:
+        # Each of a group met other images with the same texts.
+        d_columns = lax.psum_scatter(
+            d_columns, AXES, axis_index_groups=_groups(devices, group), tiled=True
+        )
     d_rows = d_parts.reshape(-1, d_parts.shape[-1])[:count]
     return d_rows, d_columns, _total(d_scale, devices), _total(d_bias, devices)
 
@@ -223,11 +237,49 @@ def _tile(rows: Block, columns: Block, scale: jax.Array, bias: jax.Array) -> Til
     return Tile(rows, columns, logits_RxC)
 
 
-def _pass_on(tree: Any, devices: int) -> Any:
-    """To the next device, from the one before."""
-    if devices == 1:
+def _group_of(columns: int, devices: int) -> int:
+    """How many neighbours put their columns together."""
+    group = 1
+    while devices % (2 * group) == 0 and 2 * group * columns <= WIDE:
+        group *= 2
+    return group
+
+
+def _groups(devices: int, group: int) -> list[list[int]]:
+    return [list(range(at, at + group)) for at in range(0, devices, group)]
+
+
+def _together(tree: Any, devices: int, group: int) -> Any:
+    """Blocks of neighbours as one."""
+    if group == 1:
         return tree
-    along = [(place, (place + 1) % devices) for place in range(devices)]
+    groups = _groups(devices, group)
+    return jax.tree.map(
+        lambda leaf: lax.all_gather(leaf, AXES, axis_index_groups=groups, tiled=True),
+        tree,
+    )
+
+
+def _merged(kind: Kind, sums: Any, devices: int, group: int) -> Any:
+    """A device's own columns' sums, over what all of its group met."""
+    if group == 1:
+        return sums
+    groups = _groups(devices, group)
+    apart = jax.tree.map(
+        lambda leaf: lax.all_to_all(
+            leaf.reshape(group, -1), AXES, 0, 0, axis_index_groups=groups
+        ),
+        sums,
+    )
+    each = [jax.tree.map(lambda leaf, at=at: leaf[at], apart) for at in range(group)]
+    return functools.reduce(kind.merge, each)
+
+
+def _pass_on(tree: Any, devices: int, group: int) -> Any:
+    """To the same place of the next group, from the one before."""
+    if devices == group:
+        return tree
+    along = [(place, (place + group) % devices) for place in range(devices)]
     return jax.tree.map(lambda leaf: lax.ppermute(leaf, AXES, along), tree)
 
 

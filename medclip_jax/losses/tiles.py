@@ -49,6 +49,10 @@ class Kind(Protocol):
         """The sums after a tile whose `axis` runs over the others."""
         ...
 
+    def merge(self, one: Any, other: Any) -> Any:
+        """The sums over two parts that examples have met."""
+        ...
+
     def value(self, block: Block, sums: Any) -> jax.Array:
         """What a block adds to the loss, float32 scalar."""
         ...
@@ -127,6 +131,14 @@ class Softmax:
         expected = sums.expected_B * shrunk + (raised * tile.logits_RxC).sum(axis)
         return SoftmaxSums(logits, target, expected)
 
+    def merge(self, one: SoftmaxSums, other: SoftmaxSums) -> SoftmaxSums:
+        logits, _, _ = _merge(one.logits, other.logits)
+        target, shrunk, raised = _merge(one.target, other.target)
+        if self.paired:
+            shrunk = raised = jnp.ones_like(shrunk)
+        expected = one.expected_B * shrunk + other.expected_B * raised
+        return SoftmaxSums(logits, target, expected)
+
     def value(self, block: Block, sums: SoftmaxSums) -> jax.Array:
         expected = sums.expected_B
         if not self.paired:
@@ -175,6 +187,9 @@ class Sigmoid:
         losses = -jax.nn.log_sigmoid(self._sign(tile) * tile.logits_RxC)
         return (sums[0] + (losses * tile.columns.weight_B[None, :]).sum(axis),)
 
+    def merge(self, one: tuple[jax.Array], other: tuple[jax.Array]) -> tuple[jax.Array]:
+        return (one[0] + other[0],)
+
     def value(self, block: Block, sums: tuple[jax.Array]) -> jax.Array:
         return (block.weight_B * sums[0]).sum()
 
@@ -197,6 +212,14 @@ def _add(online: Online, values: jax.Array, keep: jax.Array, axis: int):
     shrunk = jnp.exp(online.high_B - high)
     raised = jnp.where(keep, jnp.exp(values - jnp.expand_dims(high, axis)), 0.0)
     return Online(high, online.total_B * shrunk + raised.sum(axis)), shrunk, raised
+
+
+def _merge(one: Online, other: Online):
+    """The sum of two; by what each of them shrank."""
+    high = jnp.maximum(one.high_B, other.high_B)
+    shrunk, raised = jnp.exp(one.high_B - high), jnp.exp(other.high_B - high)
+    total = one.total_B * shrunk + other.total_B * raised
+    return Online(high, total), shrunk, raised
 
 
 def _log_sum(online: Online) -> jax.Array:

@@ -165,13 +165,13 @@ def _compile(
         plan,
         peak=compiled.memory_analysis().peak_memory_in_bytes,
         memory_bytes=program.memory_bytes(),
-        compiler_s=program.cycles() / _clock(mesh, plan.topology),
+        compiler_s=program.cycles() / clock(mesh, plan.topology),
         collectives=program.collectives(plan.mesh, plan.topology.slices),
         compile_s=time.perf_counter() - started,
     )
 
 
-def _clock(mesh: Any, topology: Topology) -> float:
+def clock(mesh: Any, topology: Topology) -> float:
     """Cycles a second of the compiler's estimates.
 
     By it a large product of matrices runs at the published peak.

@@ -104,19 +104,28 @@ def apart(got, want) -> float:
     return float(np.abs(np.asarray(got) - want).max()) / scale
 
 
-def compare(mesh) -> dict[str, list[float]]:
-    """Case to the differences of value and gradients."""
+def compare(mesh, wide=(ring.WIDE,)) -> dict[str, list[float]]:
+    """Case to the differences of value and gradients.
+
+    Args:
+      mesh: of the rounds; None is one device.
+      wide: widths of the blocks that go round.
+    """
     found = {}
     for case, shape in CASES.items():
         arrays = draw(*shape)
         for name, loss in LOSSES.items():
             want = measure(loss, arrays, None, rounds=False)
-            got = measure(loss, arrays, mesh, rounds=True)
-            pairs = [(got[0], want[0]), *zip(got[1], want[1], strict=True)]
-            found[f"{name}: {case}"] = [apart(*pair) for pair in pairs]
+            for ring.WIDE in wide:
+                got = measure(loss, arrays, mesh, rounds=True)
+                pairs = [(got[0], want[0]), *zip(got[1], want[1], strict=True)]
+                key = f"{name}: {case}, blocks of {ring.WIDE}"
+                found[key] = [apart(*pair) for pair in pairs]
     return found
 
 
 if __name__ == "__main__":
-    sizes = {"data": 4, "fsdp": 2}
-    print(json.dumps({"devices": jax.device_count(), **compare(make_mesh(sizes))}))
+    mesh = make_mesh({"data": 4, "fsdp": 2})
+    # A device holds 8 texts or so: each alone, and four groups of two.
+    found = compare(mesh, wide=(1, 16))
+    print(json.dumps({"devices": jax.device_count(), **found}))

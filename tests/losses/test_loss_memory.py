@@ -23,7 +23,7 @@ def form():
 )
 @pytest.mark.parametrize("loss", ["infonce", "sigmoid", "semantic", "semantic_dot"])
 @pytest.mark.parametrize(
-    ("topology", "pairs", "most"), [("v5e:2x4", 32768, 96), ("v5:8x8x8", 1048576, 64)]
+    ("topology", "pairs", "most"), [("v5e:2x4", 32768, 96), ("v5p:8x8x8", 1048576, 64)]
 )
 def test_rounds_fit_a_chip(loss, topology, pairs, most):
     """MiB a chip, of which 32 and 16 are arguments and results."""
