@@ -178,7 +178,13 @@ _READ = {
 
 
 class Records(Sequence):
-    """The records of one kind, by row: random access, thread-safe, picklable."""
+    """The records of one kind, by row: random access, thread-safe, picklable.
+
+    Attributes:
+      kind: "images" or "reports".
+      files: name and number of records of each shard, in the order of the rows.
+      n_bytes: of all shards.
+    """
 
     def __init__(self, kind: str, folder: Path):
         import tensorflow_datasets as tfds
@@ -186,13 +192,11 @@ class Records(Sequence):
 
         self.kind = kind
         splits = tfds.builder_from_directory(folder).info.splits
-        instructions = [
-            instruction
-            for split in SPLITS
-            if split in splits
-            for instruction in splits[split].file_instructions
-        ]
-        self._source = array_record_data_source.ArrayRecordDataSource(instructions)
+        found = [splits[split] for split in SPLITS if split in splits]
+        files = [file for split in found for file in split.file_instructions]
+        self.files = [(str(file.filename), file.examples_in_shard) for file in files]
+        self.n_bytes = sum(split.num_bytes for split in found)
+        self._source = array_record_data_source.ArrayRecordDataSource(files)
 
     def __len__(self) -> int:
         return len(self._source)
@@ -202,6 +206,10 @@ class Records(Sequence):
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)} {self.kind}")
         return parse(self.kind, self._source[row])
+
+    def serialized(self, rows: Sequence[int]) -> Sequence[bytes]:
+        """Records as they are stored, read together."""
+        return self._source.__getitems__(rows)
 
     def __repr__(self) -> str:
         return f"Records({self.kind!r}, {len(self)} rows)"

@@ -128,6 +128,12 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+def size(path: Path) -> int:
+    """Bytes of a file."""
+    found: Any = path.stat()
+    return int(found.length if is_remote(path) else found.st_size)
+
+
 def upload(source: Path, target: Path, first: str = "") -> None:
     """Copies a local file, or a folder with all that is in it, to a bucket.
 

@@ -29,7 +29,7 @@ from medclip_jax.errors import UserError
 from medclip_jax.evaluation import in_training
 from medclip_jax.evaluation.embedding import Embedder
 from medclip_jax.inputs import augment as augment_lib
-from medclip_jax.inputs import catalog, evalset
+from medclip_jax.inputs import catalog, evalset, stage
 from medclip_jax.inputs.reader import TrainInput, make_tokenizer
 from medclip_jax.inputs.tokens import Tokenizer
 from medclip_jax.methods.interface import Method, Variables
@@ -75,6 +75,9 @@ def main(argv: list[str] | None = None) -> int:
 
     # --- Data and tokenizer -------------------------------------------------------
     datasets = catalog.training_datasets(args.data, config.data.datasets)
+    process = (jax.process_index(), jax.process_count())
+    if args.stage is not None:
+        datasets = stage.reports(datasets, args.stage, process)
     tokenizer = _tokenizer(config, workdir, datasets, is_main)
     run_lib.set_vocab_size(config, tokenizer)
     inputs = TrainInput(
@@ -83,8 +86,7 @@ def main(argv: list[str] | None = None) -> int:
         tokenizer,
         config.seed,
         batch_size,
-        jax.process_index(),
-        jax.process_count(),
+        *process,
     )
     data = {
         "fingerprint": inputs.fingerprint,
@@ -128,6 +130,13 @@ def main(argv: list[str] | None = None) -> int:
         )
         workdir_lib.write_json(workdir / workdir_lib.DATA, data)
 
+    # --- Films of this host, on its own disk ------------------------------------------
+    if args.stage is not None:
+        wanted_I = inputs.films_of(int(state.step), steps)
+        rows = stage.rows_of(inputs.catalog, wanted_I, len(datasets))
+        staged = stage.films(datasets, rows, args.stage, process, progress.line)
+        inputs.read_from(staged)
+
     # --- Evaluators and writers -------------------------------------------------------
     peak = throughput.peak(list(mesh.devices.flatten()))
     progress.line(f"MFU is a share of {peak.source}")
@@ -156,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
             checkpoints.save(step, state, {"pending": None}, measured)
         if step < steps:
             progress.line("compiling the train step ...")
-        batches = _placed(inputs.prefetch(step), step, mesh)
+        batches = _placed(inputs.prefetch(step, steps), step, mesh)
         while step < steps and not stop:
             waited = time.perf_counter()
             batch = next(batches)
@@ -315,6 +324,7 @@ def _placed(
         ahead.append(mesh_lib.place_batch(batch, mesh))
         if len(ahead) > 1:
             yield ahead.popleft()
+    yield from ahead
 
 
 def _fetch(

@@ -4,6 +4,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -27,9 +28,9 @@ examples:
   parameters split over 4 devices, the batch over all:
     medclip-jax train --config clip.py:vit --workdir runs/clip --data shards \\
         --config.mesh.fsdp=4
-  one process a host (TPU pods, SLURM):
-    medclip-jax train --config clip.py:vit --workdir /mnt/runs/clip --data shards \\
-        --distributed
+  one process a host (TPU pods, SLURM), everything on a bucket:
+    medclip-jax train --config clip.py:vit --workdir gs://bucket/runs/clip \\
+        --data gs://bucket/shards --stage /mnt/disk/stage --distributed
 
 Any key of the config can be set by --config.KEY=VALUE; --show_config lists them."""
 
@@ -55,6 +56,13 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--data", type=storage.argument, help="what `medclip-jax prepare` wrote"
+    )
+    parser.add_argument(
+        "--stage",
+        type=Path,
+        metavar="DIR",
+        help="copy what this host will read to its own disk first; needed where --data "
+        "is gs://",
     )
     parser.add_argument("--seed", type=int, help="short for --config.seed")
     parser.add_argument(
@@ -109,6 +117,14 @@ def check(args: argparse.Namespace, config: ConfigDict) -> None:
         if path is None:
             raise UserError(f"--{option} is required; see medclip-jax train --help.")
         storage.check(path)
+    if storage.is_remote(args.data) and args.stage is None:
+        raise UserError(
+            f"--data {args.data}: a request for each film would keep the devices "
+            "waiting. Add --stage DIR, a folder on this host's own disk, or mount the "
+            "bucket (for instance with gcsfuse) and name the mount."
+        )
+    if args.stage is not None:
+        storage.make_folder(args.stage)
     if not args.data.exists():
         raise UserError(
             f"--data {args.data} is not there. Make shards with `medclip-jax prepare`."

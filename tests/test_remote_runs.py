@@ -130,20 +130,25 @@ def test_sigkill_on_a_bucket(start, whole, bucket):
     assert_same(workdir, whole)
 
 
-def test_two_processes_on_a_bucket(start, whole, bucket):
+def test_two_processes_with_all_on_a_bucket(start, whole, bucket, shards, tmp_path):
+    """Two hosts that share nothing but the bucket: each stages its part."""
     workdir = storage.path(f"{bucket}/runs/two")
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     both = [
         start(workdir, "--distributed", f"--coordinator=localhost:{port}",
-              "--num_processes=2", f"--process_id={index}")
+              "--num_processes=2", f"--process_id={index}", f"--data={shards}",
+              f"--stage={tmp_path / str(index)}")
         for index in range(2)
     ]  # fmt: skip
     assert [process.wait() for process in both] == [0, 0]
     expected = {line["step"]: line["loss"] for line in without_times(whole)}
     found = {line["step"]: line["loss"] for line in without_times(workdir)}
     assert found == pytest.approx(expected, rel=1e-5)
+    for index in range(2):
+        (images,) = (tmp_path / str(index)).glob("mimic_cxr-*/*/images")
+        assert images.parent.name == f"{index}_of_2"
     # What two hosts wrote, one host reads.
     assert run_lib.open_run(workdir, "latest").step == STEPS
 
@@ -185,6 +190,12 @@ def test_evaluate_compare_and_export_on_a_bucket(
     (exported / export.MARKER).unlink()
     with pytest.raises(UserError, match="is no earlier export"):
         export.main([*flags, "--out", str(exported)])
+
+
+def test_training_on_a_bucket_of_shards_asks_for_a_local_disk(shards, tmp_path):
+    flags = [*TINY, f"--data={shards}", f"--workdir={tmp_path}/work"]
+    with pytest.raises(UserError, match="Add --stage DIR"):
+        train.main(flags)
 
 
 def test_starting_from_a_run_on_a_bucket(remote, tiny_data, tmp_path, capsys):

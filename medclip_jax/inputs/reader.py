@@ -59,8 +59,8 @@ class TrainInput:
     ):
         self.options = DataOptions.of(data_config)
         self.seed = seed
-        self._datasets = catalogs.training_datasets(data_dir, self.options.datasets)
-        self.catalog = open_catalog(self._datasets, self.options)
+        datasets = catalogs.training_datasets(data_dir, self.options.datasets)
+        self.catalog = open_catalog(datasets, self.options)
         self.view = samplers.make(self.catalog, self.options, seed)
         ratio = self.options.unpaired.texts_per_image
         is_decoupled = isinstance(self.view, samplers.Decoupled)
@@ -68,15 +68,7 @@ class TrainInput:
         self.n_texts = round(global_batch * ratio) if is_decoupled else global_batch
         self._check_sizes(process_count)
         self._process = (process_index, process_count)
-        self._films = FilmStore(
-            self._datasets,
-            self.catalog,
-            self.options.image_size,
-            self.options.crop_from,
-            self.options.cache_bytes,
-            self.options.max_bad_rate,
-        )
-        self._texts = TextStore(self._datasets, self.catalog)
+        self.read_from(datasets)
         self._tokens = TokenCache(
             tokenizer, self.options.text_length, _TOKEN_CACHE_BYTES
         )
@@ -110,16 +102,49 @@ class TrainInput:
             "text_weight_M": has_text_M.astype(np.float32),
         }
 
-    def prefetch(self, start_step: int = 0) -> Iterator[tuple[int, Batch]]:
-        """(step, batch) from a step on, made ahead by threads, in order."""
+    def read_from(self, datasets: list[Dataset]) -> None:
+        """Reads the same records from elsewhere from now on, see `stage`."""
+        self._datasets = datasets
+        self._films = FilmStore(
+            datasets,
+            self.catalog,
+            self.options.image_size,
+            self.options.crop_from,
+            self.options.cache_bytes,
+            self.options.max_bad_rate,
+        )
+        self._texts = TextStore(datasets, self.catalog)
+
+    def prefetch(
+        self, start_step: int = 0, stop_step: int = 2**62
+    ) -> Iterator[tuple[int, Batch]]:
+        """(step, batch) of the steps [start, stop), made ahead by threads, in order."""
         # The batch is made inside one element, so no number of threads changes it.
-        steps = grain.MapDataset.range(start_step, 2**62)
+        steps = grain.MapDataset.range(start_step, stop_step)
         ahead = steps.map(lambda step: (int(step), self.batch(int(step))))
         options = grain.ReadOptions(
             num_threads=self.options.workers,
             prefetch_buffer_size=max(self.options.prefetch, self.options.workers),
         )
         return iter(ahead.to_iter_dataset(options))
+
+    def films_of(self, first: int, last: int) -> np.ndarray:
+        """Which films this process reads in the steps [first, last).
+
+        Returns:
+          bool [I], by index in the catalog.
+        """
+        wanted_I = np.zeros(len(self.catalog.image_row_I), bool)
+        index, count = self._process
+        local = self.n_images // count
+        at_once = max(1, 2**20 // local)  # steps, so that the arrays stay small
+        for begin in range(first, last, at_once):
+            steps = np.arange(begin, min(begin + at_once, last), dtype=np.int64)
+            starts = steps * self.n_images + index * local
+            positions = (starts[:, None] + np.arange(local)).reshape(-1)
+            found = self.view.images(positions)
+            wanted_I[found[found >= 0]] = True
+        return wanted_I
 
     def describe(self) -> str:
         """What is read, in a few lines: sizes, streams, and the RAM it will take."""

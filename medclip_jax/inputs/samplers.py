@@ -1,7 +1,8 @@
 """Which image and which text stand in each row of a batch: the views, at work.
 
 `views` has the pure functions on arrays; a sampler here adds the endless shuffled
-order and the draws at each position.
+order and the draws at each position. `images` gives the images of positions alone,
+many at a time: which films a host will read.
 """
 
 import dataclasses
@@ -53,14 +54,18 @@ class Pairs:
         if not self.n_images:
             raise UserError(_empty(catalog, options, "no study has a film and a text"))
 
+    def images(self, positions: np.ndarray) -> np.ndarray:
+        return self._images_of(self._rows[self._stream.at(positions)], positions)
+
+    def _images_of(self, drawn: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        if self._options.row != "study":
+            return drawn[:, 0]
+        pick = draw.below(self._seed, "image", positions, drawn[:, 1])
+        return self._order[drawn[:, 0] + pick]
+
     def rows(self, image_positions: np.ndarray, text_positions: np.ndarray) -> Rows:
         drawn = self._rows[self._stream.at(image_positions)]
-        report = drawn[:, -1]
-        if self._options.row == "study":
-            pick = draw.below(self._seed, "image", image_positions, drawn[:, 1])
-            image = self._order[drawn[:, 0] + pick]
-        else:
-            image = drawn[:, 0]
+        image, report = self._images_of(drawn, image_positions), drawn[:, -1]
         sentence = np.full(len(report), -1)
         if self._options.text == "sentence":
             sentence = _random_sentence(
@@ -102,10 +107,13 @@ class Decoupled:
                 reason = f"no {what} with labels in a stream of a weight above 0"
                 raise UserError(_empty(catalog, options, reason))
 
+    def images(self, positions: np.ndarray) -> np.ndarray:
+        return self._images.at(positions)
+
     def rows(self, image_positions: np.ndarray, text_positions: np.ndarray) -> Rows:
         sentence = self._texts.at(text_positions)
         report = self._catalog.sentence_report_S[sentence]
-        image = self._images.at(image_positions)
+        image = self.images(image_positions)
         return Rows(image, report, sentence, image_positions, text_positions)
 
     def describe(self) -> str:
@@ -137,9 +145,12 @@ class Official:
             raise UserError(_empty(catalog, options, reason))
         self._prompts = functools.lru_cache(maxsize=4)(self._make_prompts)
 
+    def images(self, positions: np.ndarray) -> np.ndarray:
+        return self._images.at(positions)
+
     def rows(self, image_positions: np.ndarray, text_positions: np.ndarray) -> Rows:
         catalog = self._catalog
-        image = self._images.at(image_positions)
+        image = self.images(image_positions)
         study = catalog.image_study_I[image]
         has_own = self._joined[study]
         sentence = np.full(len(image), -1)
@@ -187,8 +198,11 @@ class Images:
         if not self.n_images:
             raise UserError(_empty(catalog, options, "no film has labels"))
 
+    def images(self, positions: np.ndarray) -> np.ndarray:
+        return self._stream.at(positions)
+
     def rows(self, image_positions: np.ndarray, text_positions: np.ndarray) -> Rows:
-        image = self._stream.at(image_positions)
+        image = self.images(image_positions)
         absent = np.full(len(text_positions), -1)
         return Rows(image, absent, absent, image_positions, text_positions)
 
