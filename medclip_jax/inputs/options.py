@@ -103,6 +103,11 @@ class DataOptions:
     cache_bytes: int = 2 << 30
     max_bad_rate: float = 0.01
 
+    def texts_of(self, images: int) -> int:
+        """How many texts a batch of so many images has."""
+        is_decoupled = self.view == "unpaired" and self.unpaired.sampling == "decoupled"
+        return round(images * self.unpaired.texts_per_image) if is_decoupled else images
+
     @classmethod
     def of(cls, config: "Mapping[str, Any] | DataOptions") -> "DataOptions":
         """Reads `config.data`; keys left out keep their defaults.

@@ -62,10 +62,8 @@ class TrainInput:
         datasets = catalogs.training_datasets(data_dir, self.options.datasets)
         self.catalog = open_catalog(datasets, self.options)
         self.view = samplers.make(self.catalog, self.options, seed)
-        ratio = self.options.unpaired.texts_per_image
-        is_decoupled = isinstance(self.view, samplers.Decoupled)
         self.n_images = global_batch
-        self.n_texts = round(global_batch * ratio) if is_decoupled else global_batch
+        self.n_texts = self.options.texts_of(global_batch)
         self._check_sizes(process_count)
         self._process = (process_index, process_count)
         self.read_from(datasets)

@@ -7,7 +7,7 @@ performance model for multicore architectures", with the network as a third roof
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from medclip_jax import run as run_lib
 from medclip_jax.assemble import Assembled, assemble
+from medclip_jax.inputs.options import DataOptions
 from medclip_jax.methods.interface import ExampleKeys
 from medclip_jax.runtime import mesh as mesh_lib
 from medclip_jax.runtime.hlo import SLICES, Collective, Program
@@ -208,28 +209,41 @@ def _count(plan: Plan, made: Assembled, config: ConfigDict) -> Plan:
 
 
 def _kept_bytes(made: Assembled, config: ConfigDict, rows: int) -> float:
-    """Bytes that the backward pass of the encoders keeps for so many pairs."""
+    """Bytes that the backward pass of the encoders keeps for so many pairs.
+
+    What one pair adds, times the pairs; and what is kept once, such as parameters in
+    the compute dtype. What a layer that is recomputed holds meanwhile is not in it.
+    """
+    one, two = (_vjp_bytes(made, config, n) for n in (1, 2))
+    params = _bytes(made.target.variables["params"])
+    # The parameters are among what is kept once; they are there anyway.
+    return (two - one) * rows + max(0, 2 * one - two - params)
+
+
+def _vjp_bytes(made: Assembled, config: ConfigDict, rows: int) -> int:
     batch = dict(_shapes(config, rows))
     size = config.data.image_size
     batch["films"] = {
         "current_BxHxWx3": jax.ShapeDtypeStruct((rows, size, size, 3), jnp.float32)
     }
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
+    images, texts = (
+        jax.eval_shape(lambda n=n: jax.random.split(jax.random.key(0), n))
+        for n in (rows, DataOptions.of(config.data).texts_of(rows))
+    )
     plain = jax.tree.map(
         lambda of: jax.ShapeDtypeStruct(of.shape, of.dtype), made.target.variables
     )
+    rest = {name: of for name, of in plain.items() if name != "params"}
 
-    def backward(params: Any, rest: Any, batch: Any, keys: Any) -> Any:
+    def backward(params: Any, rest: Any, batch: Any, keys: ExampleKeys) -> Any:
         def encode(params: Any) -> Any:
             variables = {"params": params, **rest}
-            return made.method.encode(variables, batch, ExampleKeys(keys, keys), True)
+            return made.method.encode(variables, batch, keys, True)
 
         return jax.vjp(encode, params)[1]
 
-    rest = {name: of for name, of in plain.items() if name != "params"}
-    kept = jax.eval_shape(backward, plain["params"], rest, batch, keys)
-    # The parameters are among what is kept; they are there anyway.
-    return max(0, _bytes(kept) - _bytes(plain["params"]))
+    keys = ExampleKeys(images, texts)
+    return _bytes(jax.eval_shape(backward, plain["params"], rest, batch, keys))
 
 
 def flops_of(made: Assembled, config: ConfigDict) -> tuple[float, float]:
@@ -326,23 +340,19 @@ def abstract_batch(config: ConfigDict, mesh: Any) -> dict[str, Any]:
     )
 
 
-def _shapes(config: ConfigDict, rows: int) -> dict[str, Any]:
+def _shapes(config: ConfigDict, images: int) -> dict[str, Any]:
     size, length = config.data.image_size, config.data.text_length
-
-    def struct(shape: Sequence[int], dtype: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((rows, *shape), dtype)
-
-    batch = {
-        "films": {"current_BxHxWx1": struct((size, size, 1), np.uint8)},
-        "image_labels_Nx14": struct((14,), np.int8),
-        "image_weight_N": struct((), np.float32),
+    texts = DataOptions.of(config.data).texts_of(images)
+    struct = jax.ShapeDtypeStruct
+    names = ("ids_BxT", "mask_BxT", "word_ids_BxT")
+    return {
+        "films": {"current_BxHxWx1": struct((images, size, size, 1), np.uint8)},
+        "texts": {name: struct((texts, length), np.int32) for name in names},
+        "image_labels_Nx14": struct((images, 14), np.int8),
+        "text_labels_Mx14": struct((texts, 14), np.int8),
+        "image_weight_N": struct((images,), np.float32),
+        "text_weight_M": struct((texts,), np.float32),
     }
-    if config.data.view != "images":
-        names = ("ids_BxT", "mask_BxT", "word_ids_BxT")
-        batch["texts"] = {name: struct((length,), np.int32) for name in names}
-        batch["text_labels_Mx14"] = struct((14,), np.int8)
-        batch["text_weight_M"] = struct((), np.float32)
-    return batch
 
 
 def _advice(plan: Plan, config: ConfigDict) -> tuple[str, ...]:

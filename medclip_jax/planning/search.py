@@ -1,7 +1,5 @@
 """The largest batch that fits a topology, and the mesh on which it is fastest."""
 
-import math
-
 from ml_collections import ConfigDict
 
 from medclip_jax.planning.estimate import Plan, Say, make_plan
@@ -10,13 +8,14 @@ from medclip_jax.runtime.topology import Topology
 # Memory that is left free: what the runtime and the input take of it.
 _USABLE = 0.95
 _ROWS = 8  # pairs a device that the first compile is made with
+_TRIES = 3  # on the way to the largest batch
 
 
 def search(config: ConfigDict, topology: Topology, say: Say) -> list[Plan]:
     """Tries meshes, and for each the largest batch.
 
-    Memory grows with the pairs a device holds in a straight line: two compiles give the
-    line, a third confirms its end. Meshes split parameters over 1, 2, 4, ... devices of
+    Memory grows with the pairs a device holds, nearly in a straight line: two compiles
+    give the line, one or two more confirm its end. Meshes split parameters over 1, 2, 4, ... devices of
     a slice, until the state is a tenth of the memory; more can only send more.
 
     Args:
@@ -61,21 +60,25 @@ def _largest(
         plan = at(rows)
     if not plan.fits:
         return None
-    more = at(2 * rows)
-    if more.peak is None or not more.fits:
-        return plan
-    assert plan.peak is not None
-    slope = max(1.0, (more.peak - plan.peak) / rows)
-    room = _USABLE * plan.capacity - plan.peak
-    wanted = rows + int(room / slope)
-    wanted -= wanted % 8 if wanted >= 8 else 0
-    while wanted > 2 * rows:
-        largest = at(wanted)
-        if largest.peak is not None and largest.peak <= _USABLE * largest.capacity:
-            return largest
-        # The line bent: go back by an eighth.
-        wanted -= max(8, math.ceil(wanted / 8) // 8 * 8)
-    return more
+    best, other = plan, at(2 * rows)
+    many = 2 * rows
+    for _ in range(_TRIES):
+        if other.peak is None:  # the compiler gave up, and does not say at how much
+            many -= max(1, many // 8)
+        else:
+            if other.peak <= _USABLE * other.capacity:
+                best = max(best, other, key=lambda of: of.batch_size)
+            assert plan.peak is not None
+            slope = max(1.0, (other.peak - plan.peak) / (many - rows))
+            many = rows + int((_USABLE * plan.capacity - plan.peak) / slope)
+        many -= many % 8 if many >= 8 else 0
+        if many * devices <= best.batch_size or many == rows:
+            break
+        other = at(many)
+    else:
+        if other.peak is not None and other.peak <= _USABLE * other.capacity:
+            best = max(best, other, key=lambda of: of.batch_size)
+    return best
 
 
 def _seconds(plan: Plan) -> float:
