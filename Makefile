@@ -40,8 +40,15 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
-	$(BIN)/python -m pytest -n $(JOBS)
+# The TPU compiler makes the programs of the TPU tests; it needs no TPU, and the tests
+# run on the host unless told otherwise.
+$(VENV)/installed-tpu: $(VENV)/installed
+	@echo "installing the TPU compiler into $(VENV)"
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[tpu]'
+	@touch $@
+
+test: lint $(VENV)/installed-tpu
+	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m pytest -n $(JOBS)
 
 # A second Python with the newest versions it can have: no constraints, no torch
 # (the parity tests with torch skip themselves).
