@@ -9,26 +9,26 @@ loads the written files in PyTorch and holds its embeddings against those of JAX
 import argparse
 import dataclasses
 import importlib.util
-import json
 import logging
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from data_pipelines.records import Dataset
-from medclip_jax import cli, config_flags, storage
+from medclip_jax import cli, config_flags, export_release, storage
 from medclip_jax import run as run_lib
 from medclip_jax.errors import UserError
+from medclip_jax.evaluation import report
 from medclip_jax.export_parity import EXAMPLES, verify
 from medclip_jax.inputs import catalog
 from medclip_jax.methods.dual_encoder import DualEncoder
 from medclip_jax.runtime import workdir as workdir_lib
+from medclip_jax.runtime.metrics import METRICS, last_values
 from medclip_jax.weights import files, huggingface, medclip, model_card, pretrained
 
 MARKER = "medclip_jax.json"
@@ -39,6 +39,7 @@ HELP = """examples:
   medclip-jax export --workdir runs/demo/train --out runs/demo/export --verify
   medclip-jax export --workdir runs/swin --out swin --step 20000 --data shards \\
       --results runs/swin/report --verify --tolerance 1e-5
+  medclip-jax export --workdir gs://bucket/runs/swin --out gs://bucket/swin --public
 
 DIR/README.md says what was written and how to load it; DIR/torch_model.py needs only
 torch and transformers."""
@@ -54,9 +55,13 @@ def main(argv: list[str] | None = None) -> int:
     storage.check(args.out)
     _require_replaceable(args.out)
     run = run_lib.open_run(args.workdir, args.step)
-    rows = read_rows(args.results, run.step) if args.results else []
+    rows = report.read_rows(args.results, run.step) if args.results else []
     two_towers(run)
+    if args.data:
+        storage.check(args.data)
     datasets = catalog.open_datasets(args.data) if args.data else []
+    data, notices = export_release.provenance(run, datasets)
+    release = export_release.decide(args.public, notices)
 
     # --- Files --------------------------------------------------------------------
     variables = jax.device_get(run.variables)
@@ -64,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
         # What the libraries write and PyTorch reads are local files.
         is_remote = storage.is_remote(args.out)
         out = Path(temporary) / "export" if is_remote else args.out
-        remarks = write(run, variables, out)
+        remarks = write(run, variables, out, notices)
 
         # --- Proof ----------------------------------------------------------------
         lines: list[str] = []
@@ -74,7 +79,17 @@ def main(argv: list[str] | None = None) -> int:
             print("\n".join(lines))
 
         # --- Card -----------------------------------------------------------------
-        card = make_card(run, out, datasets, rows, lines, remarks)
+        card = model_card.model_card(
+            workdir_lib.read_json(out / MARKER),
+            config_flags.to_json(run.config),
+            data,
+            notices,
+            release,
+            last_values(run.workdir / METRICS),
+            rows,
+            lines,
+            remarks,
+        )
         (out / "README.md").write_text(card, encoding="utf-8")
         if is_remote:
             storage.remove(args.out)
@@ -111,6 +126,15 @@ def parser() -> argparse.ArgumentParser:
         "--results", type=path, help="results.json of medclip-jax evaluate, or its DIR"
     )
     out.add_argument(
+        "--public",
+        nargs="?",
+        const=export_release.ASK,
+        choices=(export_release.ASK, export_release.CONFIRMED),
+        help="the files are for anyone: asks on the terminal whether the terms of the "
+        "data allow it, unless all data are simulated; `--public confirmed` where there "
+        "is no terminal",
+    )
+    out.add_argument(
         "--verify",
         action="store_true",
         help=f"reload in PyTorch and compare embeddings of {EXAMPLES} films and texts; "
@@ -125,13 +149,19 @@ def parser() -> argparse.ArgumentParser:
     return out
 
 
-def write(run: run_lib.Run, variables: Mapping[str, Any], out: Path) -> list[str]:
+def write(
+    run: run_lib.Run,
+    variables: Mapping[str, Any],
+    out: Path,
+    notices: Mapping[str, str],
+) -> list[str]:
     """Writes all files but the model card; replaces an earlier export.
 
     Args:
       run: of a two-tower method.
       variables: its variables, on the host.
       out: folder.
+      notices: by data set, what who uses the weights is bound to.
 
     Returns:
       One line for each thing that does not fit a layout, or that who uses one must
@@ -148,7 +178,8 @@ def write(run: run_lib.Run, variables: Mapping[str, Any], out: Path) -> list[str
     shutil.copy(TORCH_MODEL, draft / "torch_model.py")
     remarks = _write_official(run, variables, draft / "medclip_official")
     remarks += small_grids(run)
-    workdir_lib.write_json(draft / MARKER, settings(run, variables))
+    about = {**settings(run, variables), "notices": dict(notices)}
+    workdir_lib.write_json(draft / MARKER, about)
     if out.exists():
         shutil.rmtree(out)
     draft.rename(out)
@@ -285,62 +316,6 @@ def small_grids(run: run_lib.Run) -> list[str]:
             )
         side = -(-side // 2)
     return lines
-
-
-def make_card(
-    run: run_lib.Run,
-    out: Path,
-    datasets: Sequence[Dataset],
-    rows: Sequence[Mapping[str, Any]],
-    verification: Sequence[str],
-    remarks: Sequence[str],
-) -> str:
-    """The model card of a written export."""
-    data = workdir_lib.read_json(run.workdir / workdir_lib.DATA)
-    notices = dict(data.get("notices", {}))
-    notices |= {dataset.name: dataset.notice for dataset in datasets}
-    return model_card.model_card(
-        workdir_lib.read_json(out / MARKER),
-        config_flags.to_json(run.config),
-        data,
-        notices,
-        _last_metrics(run.workdir / "metrics.jsonl"),
-        rows,
-        verification,
-        remarks,
-    )
-
-
-def read_rows(path: Path, step: int) -> list[dict[str, Any]]:
-    """The main rows of a results.json.
-
-    Raises:
-      UserError: there is none, it is another file, or it is of another step.
-    """
-    path = path / "results.json" if path.is_dir() else path
-    try:
-        results = json.loads(path.read_text())
-        checkpoint = str(results["checkpoint"])
-        rows = [row for row in results["rows"] if "/" not in row["protocol"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"--results: expected results.json of `medclip-jax evaluate`, could not "
-            f"read {path} as one"
-        ) from error
-    if not checkpoint.endswith(f" step {step}"):
-        raise UserError(
-            f"--results: {path} was measured on {checkpoint}, but step {step} is "
-            f"exported; evaluate that one (--step {step}), or export the other"
-        )
-    return rows
-
-
-def _last_metrics(path: Path) -> dict[str, Any] | None:
-    """The last logged step, without its times."""
-    lines = path.read_text().splitlines() if path.is_file() else []
-    values = json.loads(lines[-1]) if lines else {}
-    kept = {k: v for k, v in values.items() if not k.startswith("time/")}
-    return kept or None
 
 
 def _require_torch() -> None:

@@ -8,12 +8,49 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from medclip_jax import run as run_lib
+from medclip_jax import storage
 from medclip_jax.errors import UserError
 from medclip_jax.methods.interface import Method, Variables
 from medclip_jax.runtime.state import replace_leaves
+from medclip_jax.runtime.workdir import DATA, read_json
 from medclip_jax.weights import pretrained
 
 log = logging.getLogger(__name__)
+
+
+STARTED_FROM = "started_from"
+_PUBLISHED = (
+    "Published weights that training started from: their terms, and those of the data "
+    "that they were made from, apply."
+)
+
+
+def origin(config: ConfigDict) -> dict[str, dict[str, str]]:
+    """The data that the initial weights come from, for the new run's data.json.
+
+    Args:
+      config: of the new run.
+
+    Returns:
+      Name to {"fingerprint", "notice"}; the notice is "" where none is known. The data
+      of the run that `init_from` names, those which that one started from, and
+      published weights.
+    """
+    found = {}
+    if config.get("init_from", ""):
+        data = read_json(storage.path(config.init_from) / DATA)
+        for name, fingerprint in data["datasets"].items():
+            notice = data.get("notices", {}).get(name, "")
+            found[f"{name} (init_from)"] = _origin(fingerprint, notice)
+        return found | data.get(STARTED_FROM, {})
+    for tower in ("image", "text"):
+        if source := config.model.get(tower, {}).get("pretrained", ""):
+            found[f"{source} (pretrained)"] = _origin("-", _PUBLISHED)
+    return found
+
+
+def _origin(fingerprint: str, notice: str) -> dict[str, str]:
+    return {"fingerprint": fingerprint, "notice": notice}
 
 
 def load(

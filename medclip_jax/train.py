@@ -117,6 +117,7 @@ def main(argv: list[str] | None = None) -> int:
     if (latest := checkpoints.latest_step()) is not None:
         state, meta = checkpoints.restore(latest, made.target)
         pending = meta["pending"]
+        data = {**workdir_lib.read_json(workdir / workdir_lib.DATA), **data}
         progress.line(f"going on after step {latest}")
     else:
         state = made.create(config)
@@ -124,6 +125,7 @@ def main(argv: list[str] | None = None) -> int:
         state = dataclasses.replace(state, variables=variables)
         for line in lines:
             progress.line(line)
+        data[initial_weights.STARTED_FROM] = initial_weights.origin(config)
     if is_main:  # now that nothing the config names can be missing
         workdir_lib.write_json(
             workdir / workdir_lib.CONFIG, config_flags.to_json(config)

@@ -19,6 +19,7 @@ from medclip_jax import run as run_lib
 from medclip_jax.errors import UserError
 from medclip_jax.runtime.checkpoint import Checkpoints
 from medclip_jax.runtime.metrics import read_lines
+from tests.test_import_weights import official, run_import
 from tests.test_train import STEPS, TINY, without_times
 
 pytestmark = pytest.mark.slow
@@ -199,9 +200,29 @@ def test_training_on_a_bucket_of_shards_asks_for_a_local_disk(shards, tmp_path):
 
 
 def test_starting_from_a_run_on_a_bucket(remote, tiny_data, tmp_path, capsys):
-    argv = [*TINY, "--config.train.steps=1", f"--config.init_from={remote}"]
-    assert train.main([*argv, f"--data={tiny_data}", f"--workdir={tmp_path}/w"]) == 0
-    assert f"starting from {remote}" in capsys.readouterr().err
+    """The data that the first run's weights come from stay with the second."""
+    argv = [*TINY, f"--config.init_from={remote}", f"--data={tiny_data}"]
+    notice = json.loads((remote / "data.json").read_text())["notices"]["mimic_cxr"]
+    for steps in (1, 2):  # started, and gone on with
+        flags = [f"--config.train.steps={steps}", f"--workdir={tmp_path}/work"]
+        assert train.main([*argv, *flags]) == 0
+        data = json.loads((tmp_path / "work" / "data.json").read_text())
+        assert data["started_from"]["mimic_cxr (init_from)"]["notice"] == notice
+    said = capsys.readouterr().err
+    assert f"starting from {remote}" in said and "going on after step 1" in said
+
+
+def test_importing_to_a_bucket(bucket, tmp_path):
+    official("resnet", tmp_path)
+    out = storage.path(f"{bucket}/imported")
+    # Of two options of a name the last one counts.
+    assert run_import("resnet", tmp_path, f"--out={out}") == 0
+    assert run_import("resnet", tmp_path) == 0
+    here, there = run_lib.open_run(tmp_path / "workdir"), run_lib.open_run(out)
+    same = jax.tree.map(np.array_equal, here.variables, there.variables)
+    assert all(jax.tree.leaves(same)) and here.fingerprint == there.fingerprint
+    with pytest.raises(UserError, match="is a workdir already"):
+        run_import("resnet", tmp_path, f"--out={out}")
 
 
 # --- what the libraries do with a bucket -----------------------------------------------

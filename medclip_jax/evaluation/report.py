@@ -7,10 +7,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from medclip_jax import storage
+from medclip_jax.errors import UserError
 from medclip_jax.evaluation import samples
 from medclip_jax.evaluation.rows import Row
 
@@ -126,6 +128,30 @@ def write(report: Report, page: str, out: Path) -> Path:
     path = out / "report.html"
     storage.write_text(path, page)
     return path
+
+
+def read_rows(path: Path, step: int) -> list[dict[str, Any]]:
+    """The main rows of a results.json.
+
+    Raises:
+      UserError: there is none, it is another file, or it is of another step.
+    """
+    path = path / "results.json" if path.is_dir() else path
+    try:
+        results = json.loads(path.read_text())
+        checkpoint = str(results["checkpoint"])
+        rows = [row for row in results["rows"] if "/" not in row["protocol"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"--results: expected results.json of `medclip-jax evaluate`, could not "
+            f"read {path} as one"
+        ) from error
+    if not checkpoint.endswith(f" step {step}"):
+        raise UserError(
+            f"--results: {path} was measured on {checkpoint}, but step {step} is "
+            f"exported; evaluate that one (--step {step}), or export the other"
+        )
+    return rows
 
 
 COLUMNS = (

@@ -95,6 +95,13 @@ def read_lines(path: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
+def last_values(path: Path) -> dict[str, float] | None:
+    """The last logged step without its times; None where nothing was logged."""
+    lines = read_lines(path) if path.is_file() else []
+    values = lines[-1] if lines else {}
+    return {k: v for k, v in values.items() if not k.startswith(TIME_PREFIX)} or None
+
+
 class Writer:
     """JSONL and TensorBoard together; only process 0 writes.
 

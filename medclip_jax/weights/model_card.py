@@ -23,6 +23,7 @@ def model_card(
     config: Mapping[str, Any],
     data: Mapping[str, Any],
     notices: Mapping[str, str],
+    release: str,
     metrics: Mapping[str, Any] | None,
     rows: Sequence[Mapping[str, Any]],
     verification: Sequence[str],
@@ -35,6 +36,7 @@ def model_card(
       config: the run's config as JSON data.
       data: {"fingerprint", "datasets": {name: fingerprint}} of the training data.
       notices: by data set, what who uses it is bound to.
+      release: whether the files are for the public, and who said so.
       metrics: the last line of metrics.jsonl, or None.
       rows: of results.json.
       verification: lines, empty when it was not asked for.
@@ -56,6 +58,7 @@ def model_card(
         _bullets("What does not fit, or differs", remarks, "Everything fits."),
         LIMITS,
         _licence(simulated),
+        f"## Release\n\n{release}",
         "## Config\n\n```json\n"
         + json.dumps(config, indent=1, sort_keys=True)
         + "\n```",
@@ -72,7 +75,7 @@ USE = """\
 | `text_encoder/` | the same of the text encoder, a Hugging Face `BertModel` |
 | `tokenizer/` | opens with `AutoTokenizer.from_pretrained` |
 | `projection.safetensors` | the maps into the joint space, in PyTorch's layout |
-| `medclip_jax.json` | pooling, scale, pixel mean and deviation, sizes |
+| `medclip_jax.json` | pooling, scale, pixel mean and deviation, sizes, notices |
 | `torch_model.py` | all of it in PyTorch; needs torch, transformers and Pillow |
 | `medclip_official/` | the state dict of the official MedCLIP code, where it fits |
 
