@@ -26,7 +26,7 @@ from data_pipelines.datasets import BUILDERS
 from data_pipelines.plan import UNLABELLED, Scan, settle
 from data_pipelines.rejected import Rejection, describe_rejections, write_rejections
 from data_pipelines.study_table import TableMaker
-from medclip_jax import cli
+from medclip_jax import cli, storage
 from medclip_jax.errors import UserError
 
 RUNNERS = ("DirectRunner", "FlinkRunner", "SparkRunner", "DataflowRunner")
@@ -65,8 +65,20 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--dataset", required=True, choices=sorted(BUILDERS))
-    add("--raw", required=True, type=Path, metavar="DIR", help="the raw data")
-    add("--out", required=True, type=Path, metavar="DIR", help="shards go to DIR/NAME")
+    add(
+        "--raw",
+        required=True,
+        type=storage.local_argument,
+        metavar="DIR",
+        help="the raw data",
+    )
+    add(
+        "--out",
+        required=True,
+        type=storage.local_argument,
+        metavar="DIR",
+        help="shards go to DIR/NAME",
+    )
     add("--name", help="name of the prepared dataset (default: that of --dataset)")
     add(
         "--size",

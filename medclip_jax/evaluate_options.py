@@ -1,7 +1,6 @@
 """The options of `medclip-jax evaluate`."""
 
 import argparse
-from pathlib import Path
 
 from data_pipelines.findings import SPLITS
 from medclip_jax import storage
@@ -75,10 +74,10 @@ def parser() -> argparse.ArgumentParser:
         "network (default 100, for a CPU; papers train for thousands)")  # fmt: skip
     add("--tune-draws", type=int, default=1, metavar="N",
         help="subsets of the labels that are fine-tuned on (default 1; ConVIRT 5)")  # fmt: skip
-    add("--queries", type=Path, metavar="DIR",
+    add("--queries", type=storage.local_argument, metavar="DIR",
         help="ConVIRT's lists of films and sentences for retrieval: the folder with "
         "image-retrieval/ and text-retrieval/")  # fmt: skip
-    add("--imagenet", type=Path, metavar="FILE",
+    add("--imagenet", type=storage.local_argument, metavar="FILE",
         help="ImageNet weights of the image tower (torchvision .pth or .safetensors, or "
         "a Hugging Face folder), as a further baseline")  # fmt: skip
     add("--features", default="", metavar="DIR",

@@ -75,7 +75,10 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     out.add_argument(
-        "--weights", required=True, type=Path, help="pytorch_model.bin or its folder"
+        "--weights",
+        required=True,
+        type=storage.local_argument,
+        help="pytorch_model.bin or its folder",
     )
     out.add_argument("--tokenizer", required=True, help="folder or hub name")
     out.add_argument(

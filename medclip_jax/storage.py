@@ -62,6 +62,16 @@ def argument(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def local_argument(text: str) -> Path:
+    """The type of an option that names what must lie on a disk or a mount."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text}: expected a path on a disk; copy it (gcloud storage cp -r) or "
+            "mount it"
+        )
+    return Path(text)
+
+
 def is_remote(path: str | os.PathLike[str]) -> bool:
     """Whether a path is on an object store."""
     return os.fspath(path).startswith(GS)

@@ -4,7 +4,6 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -59,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--stage",
-        type=Path,
+        type=storage.local_argument,
         metavar="DIR",
         help="copy what this host will read to its own disk first; needed where --data "
         "is gs://",

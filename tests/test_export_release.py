@@ -74,6 +74,7 @@ def on_a_terminal(workdir, out, answer):
     return status, said
 
 
+@pytest.mark.slow
 def test_the_word_typed_on_a_terminal(credentialed, tmp_path):
     status, said = on_a_terminal(credentialed, tmp_path / "out", "publish\n")
     assert status == 0, said
@@ -85,7 +86,8 @@ def test_the_word_typed_on_a_terminal(credentialed, tmp_path):
     assert settings["notices"] == {"hospital": SIMULATED, "mimic_cxr": MIMIC}
 
 
-@pytest.mark.parametrize("answer", ["yes\n", "\n", "\x04"])  # the last: end of input
+@pytest.mark.slow
+@pytest.mark.parametrize("answer", ["yes\n", "\x04"])  # the last: end of input
 def test_another_word_typed_on_a_terminal(credentialed, tmp_path, answer):
     status, said = on_a_terminal(credentialed, tmp_path / "out", answer)
     assert status == 2

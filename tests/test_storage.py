@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medclip_jax import compare, storage
+from data_pipelines import prepare
+from medclip_jax import compare, evaluate, import_weights, storage, train
 from medclip_jax.errors import UserError
 from medclip_jax.runtime import metrics
 from medclip_jax.runtime import workdir as workdir_lib
@@ -31,6 +32,21 @@ def test_other_stores_are_refused(text, capsys):
     with pytest.raises(SystemExit):
         compare.main([text, "b"])
     assert "mount other stores" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("main", "option"),
+    [
+        (prepare.main, "--out"),
+        (train.main, "--stage"),
+        (import_weights.main, "--weights"),
+        (evaluate.main, "--imagenet"),
+    ],
+)
+def test_what_must_be_local_is_refused_on_a_bucket(main, option, capsys):
+    with pytest.raises(SystemExit):
+        main([option, "gs://bucket/a"])
+    assert "expected a path on a disk; copy it" in capsys.readouterr().err
 
 
 def test_gs_without_a_bucket_or_without_gcsfs(monkeypatch):
