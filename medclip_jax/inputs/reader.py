@@ -133,14 +133,11 @@ class TrainInput:
           bool [I], by index in the catalog.
         """
         wanted_I = np.zeros(len(self.catalog.image_row_I), bool)
-        index, count = self._process
-        local = self.n_images // count
-        at_once = max(1, 2**20 // local)  # steps, so that the arrays stay small
+        at_once = max(1, 2**20 // self.n_images)  # steps, so that the arrays stay small
         for begin in range(first, last, at_once):
-            steps = np.arange(begin, min(begin + at_once, last), dtype=np.int64)
-            starts = steps * self.n_images + index * local
-            positions = (starts[:, None] + np.arange(local)).reshape(-1)
-            found = self.view.images(positions)
+            steps = range(begin, min(begin + at_once, last))
+            positions = [self._positions(step, self.n_images) for step in steps]
+            found = self.view.images(np.concatenate(positions))
             wanted_I[found[found >= 0]] = True
         return wanted_I
 
