@@ -56,7 +56,7 @@ def _keep_probability(rate: float) -> float:
 
 
 def dropout(
-    x: jax.Array, rate: float, keys_B: jax.Array | None, layer: int
+    x: jax.Array, rate: float, keys_B: jax.Array | None, layer: int | jax.Array
 ) -> jax.Array:
     """Zeroes entries of each example and scales the rest up.
 
@@ -81,7 +81,7 @@ def dropout(
 
 
 def drop_path(
-    x: jax.Array, rate: float, keys_B: jax.Array | None, layer: int
+    x: jax.Array, rate: float, keys_B: jax.Array | None, layer: int | jax.Array
 ) -> jax.Array:
     """Zeroes a whole residual branch of an example, or scales it up.
 

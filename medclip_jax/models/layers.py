@@ -132,7 +132,7 @@ def run_layers(
         for at in range(period)
     ]
 
-    def step(x: jax.Array, layer: tuple[Any, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def step(x: Any, layer: tuple[Any, jax.Array]) -> tuple[Any, Any]:
         params, number = layer
         for place, make in enumerate(makes):
             variables = {"params": params[place]}

@@ -7,20 +7,24 @@ performance model for multicore architectures", with the network as a third roof
 import math
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from medclip_jax import run as run_lib
 from medclip_jax.assemble import Assembled, assemble
-from medclip_jax.inputs.options import DataOptions
-from medclip_jax.methods.interface import ExampleKeys
+from medclip_jax.planning.counted import (
+    batch_shapes,
+    flops_of,
+    kept_bytes,
+    least_collectives,
+    local_bytes,
+    lower_bounds,
+)
 from medclip_jax.runtime import mesh as mesh_lib
 from medclip_jax.runtime.hlo import SLICES, Collective, Program
 from medclip_jax.runtime.topology import Topology
@@ -116,7 +120,7 @@ def make_plan(config: ConfigDict, topology: Topology, say: Say) -> Plan:
     mesh = topology.mesh(config.mesh.to_dict())
     sizes = dict(mesh.shape)
     mesh_lib.check_batch_size(config.train.batch_size, sizes)
-    made = assemble(config, mesh)
+    made = assemble(config, mesh)  # type: ignore[arg-type]  # lowers nothing for GPUs
     encoders, loss = flops_of(made, config)
     devices = math.prod(sizes.values())
     plan = Plan(
@@ -126,8 +130,8 @@ def make_plan(config: ConfigDict, topology: Topology, say: Say) -> Plan:
         is_compiled=topology.is_tpu,
         peak=None,
         capacity=topology.chip.hbm // topology.chip.devices,
-        parameters=_local_bytes(made.target.variables),
-        optimizer=_local_bytes(made.target.opt_state),
+        parameters=local_bytes(made.target.variables),
+        optimizer=local_bytes(made.target.opt_state),
         encoder_flops=encoders / devices,
         loss_flops=loss / devices,
         memory_bytes=0.0,
@@ -195,7 +199,7 @@ def _count(plan: Plan, made: Assembled, config: ConfigDict) -> Plan:
     """
     ways = plan.mesh["data"] * plan.mesh["fsdp"]
     rows = plan.batch_size // ways // config.train.micro_batches
-    kept = _kept_bytes(made, config, rows)
+    kept = kept_bytes(made, config, rows)
     passes = config.train.micro_batches
     gradients = plan.parameters
     return replace(
@@ -204,112 +208,8 @@ def _count(plan: Plan, made: Assembled, config: ConfigDict) -> Plan:
         memory_bytes=passes * (2 * kept + 2 * plan.parameters)
         + 3 * plan.parameters
         + 2 * plan.optimizer,
-        collectives=_least_collectives(made, config, plan.mesh, plan.topology.slices),
+        collectives=least_collectives(made, config, plan.mesh, plan.topology.slices),
     )
-
-
-def _kept_bytes(made: Assembled, config: ConfigDict, rows: int) -> float:
-    """Bytes that the backward pass of the encoders keeps for so many pairs.
-
-    What one pair adds, times the pairs; and what is kept once, such as parameters in
-    the compute dtype. What a layer that is recomputed holds meanwhile is not in it.
-    """
-    one, two = (_vjp_bytes(made, config, n) for n in (1, 2))
-    params = _bytes(made.target.variables["params"])
-    # The parameters are among what is kept once; they are there anyway.
-    return (two - one) * rows + max(0, 2 * one - two - params)
-
-
-def _vjp_bytes(made: Assembled, config: ConfigDict, rows: int) -> int:
-    batch = dict(_shapes(config, rows))
-    size = config.data.image_size
-    batch["films"] = {
-        "current_BxHxWx3": jax.ShapeDtypeStruct((rows, size, size, 3), jnp.float32)
-    }
-    images, texts = (
-        jax.eval_shape(lambda n=n: jax.random.split(jax.random.key(0), n))
-        for n in (rows, DataOptions.of(config.data).texts_of(rows))
-    )
-    plain = jax.tree.map(
-        lambda of: jax.ShapeDtypeStruct(of.shape, of.dtype), made.target.variables
-    )
-    rest = {name: of for name, of in plain.items() if name != "params"}
-
-    def backward(params: Any, rest: Any, batch: Any, keys: ExampleKeys) -> Any:
-        def encode(params: Any) -> Any:
-            variables = {"params": params, **rest}
-            return made.method.encode(variables, batch, keys, True)
-
-        return jax.vjp(encode, params)[1]
-
-    keys = ExampleKeys(images, texts)
-    return _bytes(jax.eval_shape(backward, plain["params"], rest, batch, keys))
-
-
-def flops_of(made: Assembled, config: ConfigDict) -> tuple[float, float]:
-    """Operations of one step over all devices: of the encoders, and of the loss.
-
-    Encoders: 3 x forward. Loss: each logit is made in the forward and again in the
-    backward pass, and its derivative meets both sides: 4 products of [N, D] and [D, M],
-    each of six bfloat16 passes, as float32 at the highest precision takes.
-    """
-    n = config.train.batch_size
-    encoders = 3.0 * made.method.forward_flops(run_lib.spec(config)) * n
-    if not hasattr(made.method, "embed_texts"):
-        return encoders, 0.0
-    return encoders, 6 * 4 * 2.0 * n * n * config.model.embed_dim
-
-
-def lower_bounds(
-    made: Assembled, config: ConfigDict, mesh: Mapping[str, int], slices: int = 1
-) -> dict[str, float]:
-    """Bytes that a device must send along the axes, by axis."""
-    bounds: dict[str, float] = {}
-    for of in _least_collectives(made, config, mesh, slices):
-        bounds[of.axes] = bounds.get(of.axes, 0.0) + of.sent
-    return bounds
-
-
-def _least_collectives(
-    made: Assembled, config: ConfigDict, mesh: Mapping[str, int], slices: int
-) -> list[Collective]:
-    """What any program must send.
-
-    Gradients in float32, once, inside a slice first and of each device's share between
-    slices (of the words' table no more than the tokens of a batch); parameters that are split, in the compute dtype, once;
-    the embeddings of one side to all devices, and in the backward pass once more with
-    their gradient, as a loss with memory linear in the batch needs.
-    """
-    data, fsdp = mesh["data"], mesh["fsdp"]
-    width = jnp.dtype(config.model.dtype).itemsize
-    least = []
-    params = made.target.variables["params"]
-    table = getattr(made.method, "text_encoder", None)
-    tokens = config.train.batch_size // (data * fsdp) * config.data.text_length
-    gradients = split = 0
-    for of in jax.tree.leaves(params):
-        local, whole = _local_bytes(of), _bytes(of)
-        if table is not None and of.shape == (table.vocab_size, table.dim):
-            local, whole = (min(n, tokens * table.dim * 4) for n in (local, whole))
-        gradients += local
-        split += whole if _is_split(of, "fsdp") else 0
-    inside = data // slices
-    if inside > 1:
-        least.append(Collective("all-reduce", "data", inside, gradients, 1))
-    if slices > 1:
-        share = gradients // inside
-        least.append(Collective("all-reduce", SLICES, slices, share, 1))
-    if fsdp > 1:
-        least.append(Collective("all-gather", "fsdp", fsdp, int(split * width / 4), 1))
-        least.append(Collective("reduce-scatter", "fsdp", fsdp, int(split / fsdp), 1))
-    axes = "+".join(axis for axis in ("data", "fsdp") if mesh[axis] > 1)
-    if axes and hasattr(made.method, "embed_texts"):
-        ways = data * fsdp
-        block = config.train.batch_size // ways * config.model.embed_dim * 4
-        least.append(
-            Collective("collective-permute", axes, ways, block, 3 * (ways - 1))
-        )
-    return least
 
 
 def seconds(of: Collective, topology: Topology) -> float:
@@ -336,23 +236,8 @@ def abstract_batch(config: ConfigDict, mesh: Any) -> dict[str, Any]:
     where = mesh_lib.batch_sharding(mesh)
     return jax.tree.map(
         lambda of: jax.ShapeDtypeStruct(of.shape, of.dtype, sharding=where),
-        _shapes(config, config.train.batch_size),
+        batch_shapes(config, config.train.batch_size),
     )
-
-
-def _shapes(config: ConfigDict, images: int) -> dict[str, Any]:
-    size, length = config.data.image_size, config.data.text_length
-    texts = DataOptions.of(config.data).texts_of(images)
-    struct = jax.ShapeDtypeStruct
-    names = ("ids_BxT", "mask_BxT", "word_ids_BxT")
-    return {
-        "films": {"current_BxHxWx1": struct((images, size, size, 1), np.uint8)},
-        "texts": {name: struct((texts, length), np.int32) for name in names},
-        "image_labels_Nx14": struct((images, 14), np.int8),
-        "text_labels_Mx14": struct((texts, 14), np.int8),
-        "image_weight_N": struct((images,), np.float32),
-        "text_weight_M": struct((texts,), np.float32),
-    }
 
 
 def _advice(plan: Plan, config: ConfigDict) -> tuple[str, ...]:
@@ -389,25 +274,6 @@ def _advice(plan: Plan, config: ConfigDict) -> tuple[str, ...]:
             f"a smaller batch: --batch {plan.batch_size // (2 * ways) * ways}"
         )
     return tuple(advice)
-
-
-def _is_split(leaf: jax.ShapeDtypeStruct, axis: str) -> bool:
-    return axis in jax.tree.leaves(tuple(leaf.sharding.spec))
-
-
-def _local_bytes(tree: Any) -> int:
-    """Bytes of the part of a tree that one device holds."""
-    return sum(
-        math.prod(of.sharding.shard_shape(of.shape)) * of.dtype.itemsize
-        for of in jax.tree.leaves(tree)
-    )
-
-
-def _bytes(tree: Any) -> int:
-    return sum(
-        math.prod(of.shape) * getattr(of.dtype, "itemsize", 8)
-        for of in jax.tree.leaves(tree)
-    )
 
 
 def _first_line(error: Exception) -> str:

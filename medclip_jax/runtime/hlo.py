@@ -83,9 +83,14 @@ class Program:
 
     Args:
       text: `compiled.as_text()`.
+
+    Raises:
+      ValueError: a compiler that gives none.
     """
 
-    def __init__(self, text: str):
+    def __init__(self, text: str | None):
+        if not text:
+            raise ValueError("the compiler gives no text of its program")
         self.computations = dict(_computations(text))
         self._times = self._count_runs(fused=True)
         self._top = self._count_runs(fused=False)
@@ -184,10 +189,11 @@ class Program:
 
 
 def _computations(text: str) -> Iterator[tuple[str, list[Instruction]]]:
-    name, body = "", []
+    name = ""
+    body: list[Instruction] = []
     for line in text.splitlines():
         if opened := _COMPUTATION.match(line):
-            name, body = ("ENTRY" if opened[1] else opened[2]), []
+            name, body = "ENTRY" if opened[1] else opened[2], []
         elif line.startswith("}"):
             yield name, body
         elif made := _INSTRUCTION.match(line):

@@ -13,6 +13,7 @@ from medclip_jax.assemble import assemble
 from medclip_jax.errors import UserError
 from medclip_jax.inputs import catalog
 from medclip_jax.inputs.reader import TrainInput, make_tokenizer
+from medclip_jax.planning import counted as counted_lib
 from medclip_jax.planning import estimate, search
 from medclip_jax.runtime import topology
 from medclip_jax.runtime.hlo import SLICES, Collective
@@ -90,7 +91,7 @@ def test_parameters_and_optimizer_are_those_of_the_state():
 def test_flops_are_counted_by_hand():
     config = config_of("clip.py:demo", "train.batch_size=64")
     made = assemble(config, topology.parse("h100:1").mesh({"data": -1}))
-    encoders, loss = estimate.flops_of(made, config)
+    encoders, loss = counted_lib.flops_of(made, config)
     dim, mlp, layers, length = 128, 256, 2, config.data.text_length
     text = layers * length * (4 * dim**2 + 2 * dim * mlp + 2 * length * dim)
     image = made.method.image_encoder.forward_flops(config.data.image_size)
