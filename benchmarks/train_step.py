@@ -25,10 +25,11 @@ from medclip_jax.runtime import mesh as mesh_lib
 from medclip_jax.runtime import throughput
 
 
-def random_batch(config) -> dict:
+def random_batch(config, mesh) -> dict:
     """A batch of the reader's form with this process's rows."""
     rng = np.random.default_rng(0)
-    n = config.train.batch_size // jax.process_count()
+    parts, of = mesh_lib.batch_parts(mesh)
+    n = config.train.batch_size // of * len(parts)
     size, length = config.data.image_size, config.data.text_length
     ids = rng.integers(5, config.model.text.vocab_size, (n, length)).astype(np.int32)
     labels = rng.integers(-2, 2, (n, 14)).astype(np.int8)
@@ -47,12 +48,12 @@ def random_batch(config) -> dict:
 def measure(config, steps: int) -> dict:
     """Makes state and step of a config, runs it, and gives the figures."""
     mesh = mesh_lib.make_mesh(config.mesh.to_dict())
-    mesh_lib.check_batch_size(config.train.batch_size, mesh.shape, jax.process_count())
+    mesh_lib.check_batch_size(config.train.batch_size, mesh.shape)
     made = assemble(config, mesh)
     started = time.perf_counter()
     state = jax.block_until_ready(made.create(config))
     init_seconds = time.perf_counter() - started
-    batch = mesh_lib.place_batch(random_batch(config), mesh)
+    batch = mesh_lib.place_batch(random_batch(config, mesh), mesh)
     started = time.perf_counter()
     state, metrics = jax.block_until_ready(made.step(state, batch))
     compile_seconds = time.perf_counter() - started

@@ -113,6 +113,14 @@ def base_config(method: str) -> ConfigDict:
         }
     )
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
+    # How long the processes of a run of many hosts wait for each other.
+    config.hosts = ConfigDict(
+        {
+            "join_seconds": 300.0,  # for all to be there, at the start
+            "heartbeat_seconds": 100.0,  # silence after which one is taken for dead
+            "meet_seconds": 1200.0,  # before a save, an evaluation, the end
+        }
+    )
     config.checkpoint = ConfigDict(
         {
             "every_steps": 1000,

@@ -23,6 +23,7 @@ FREE_KEYS = (
     "data.max_bad_rate",
     "data.prefetch",
     "data.workers",
+    "hosts.",
     "mesh.",
     "model.remat",  # as this and the next: another program of the same function
     "model.scan_layers",

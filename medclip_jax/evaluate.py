@@ -6,6 +6,7 @@ films, and every film goes through each network once.
 
 import argparse
 import logging
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -51,6 +52,7 @@ from medclip_jax.evaluation.protocol import Bench, Options
 from medclip_jax.evaluation.rows import Row
 from medclip_jax.evaluation.sets import Films
 from medclip_jax.inputs import catalog
+from medclip_jax.runtime import cluster
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     started = time.perf_counter()
     wanted = protocols.select(args.protocols)
     evaluate_options.check(args)
+    cluster.refuse("evaluate", os.environ)
 
     # --- Checkpoint ---------------------------------------------------------------
     run = run_lib.open_run(args.workdir, args.step)

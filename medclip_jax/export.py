@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import importlib.util
 import logging
+import os
 import shutil
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from medclip_jax.evaluation import report
 from medclip_jax.export_parity import EXAMPLES, verify
 from medclip_jax.inputs import catalog
 from medclip_jax.methods.dual_encoder import DualEncoder
+from medclip_jax.runtime import cluster
 from medclip_jax.runtime import workdir as workdir_lib
 from medclip_jax.runtime.metrics import METRICS, last_values
 from medclip_jax.weights import files, huggingface, medclip, model_card, pretrained
@@ -48,6 +50,7 @@ torch and transformers."""
 def main(argv: list[str] | None = None) -> int:
     # --- Options and run ----------------------------------------------------------
     args = parser().parse_args(argv)
+    cluster.refuse("export", os.environ)
     # Orbax warns of what `open_run` asks for on purpose.
     logging.getLogger("absl").setLevel(logging.ERROR)
     if args.verify:

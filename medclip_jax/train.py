@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -33,9 +32,9 @@ from medclip_jax.inputs import catalog, evalset, stage
 from medclip_jax.inputs.reader import TrainInput, make_tokenizer
 from medclip_jax.inputs.tokens import Tokenizer
 from medclip_jax.methods.interface import Method, Variables
+from medclip_jax.runtime import hosts, throughput
 from medclip_jax.runtime import mesh as mesh_lib
 from medclip_jax.runtime import sharding as sharding_lib
-from medclip_jax.runtime import throughput
 from medclip_jax.runtime import workdir as workdir_lib
 from medclip_jax.runtime.checkpoint import Checkpoints
 from medclip_jax.runtime.metrics import Clock, Progress, Writer, check_finite
@@ -49,6 +48,7 @@ log = logging.getLogger(__name__)
 IN_FLIGHT = 2
 
 
+@hosts.end_when_lost()
 def main(argv: list[str] | None = None) -> int:
     # --- Config -------------------------------------------------------------------
     args, config = train_options.parse(argv)
@@ -57,10 +57,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     train_options.set_up_logging()
     train_options.check(args, config)
-    if args.distributed:
-        jax.distributed.initialize(
-            args.coordinator, args.num_processes, args.process_id
-        )
+    joined = train_options.join(args, config)
+    meetings = hosts.Meetings(config.hosts.meet_seconds)
     is_main = jax.process_index() == 0
     workdir = args.workdir
     wanted = config_flags.to_json(config)
@@ -69,16 +67,17 @@ def main(argv: list[str] | None = None) -> int:
     # --- Mesh ---------------------------------------------------------------------
     mesh = mesh_lib.make_mesh(config.mesh.to_dict())
     steps, batch_size = config.train.steps, config.train.batch_size
-    mesh_lib.check_batch_size(batch_size, mesh.shape, jax.process_count())
+    mesh_lib.check_batch_size(batch_size, mesh.shape)
     progress = Progress(steps, active=is_main)
-    progress.line(mesh_lib.describe(mesh))
+    layout = mesh_lib.describe(mesh)
+    progress.line(layout + joined)
 
     # --- Data and tokenizer -------------------------------------------------------
     datasets = catalog.training_datasets(args.data, config.data.datasets)
     process = (jax.process_index(), jax.process_count())
     if args.stage is not None:
         datasets = stage.reports(datasets, args.stage, process)
-    tokenizer = _tokenizer(config, workdir, datasets, is_main)
+    tokenizer = _tokenizer(config, workdir, datasets, is_main, meetings)
     run_lib.set_vocab_size(config, tokenizer)
     inputs = TrainInput(
         datasets,
@@ -86,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
         tokenizer,
         config.seed,
         batch_size,
-        *process,
+        *mesh_lib.batch_parts(mesh),
     )
     data = {
         "fingerprint": inputs.fingerprint,
@@ -94,6 +93,7 @@ def main(argv: list[str] | None = None) -> int:
         "notices": {dataset.name: dataset.notice for dataset in datasets},
     }
     workdir_lib.check_data(workdir, data)
+    hosts.check_same({"config": wanted, "data": data})
     progress.line(inputs.describe())
 
     # --- Method, state and step -----------------------------------------------------
@@ -112,13 +112,21 @@ def main(argv: list[str] | None = None) -> int:
         config.checkpoint.best_metric,
         config.checkpoint.keep_latest,
         config.checkpoint.keep_best,
+        seconds=config.hosts.meet_seconds,
     )
+    meta = {"layout": layout}
     pending: dict[str, float] | None = None
     if (latest := checkpoints.latest_step()) is not None:
-        state, meta = checkpoints.restore(latest, made.target)
-        pending = meta["pending"]
+        meetings.meet(f"restoring step {latest}")
+        state, saved = checkpoints.restore(latest, made.target)
+        pending = saved["pending"]
         data = {**workdir_lib.read_json(workdir / workdir_lib.DATA), **data}
         progress.line(f"going on after step {latest}")
+        if (before := saved.get("layout", layout)) != layout:
+            progress.line(
+                f"saved on {before}; goes on on {layout}: the same batches and random "
+                "numbers, and losses equal up to the order of sums"
+            )
     else:
         state = made.create(config)
         variables, lines = initial_weights.load(config, made.method, state.variables)
@@ -157,14 +165,17 @@ def main(argv: list[str] | None = None) -> int:
         Preemption() as preemption,
         Watchdog(config.train.watchdog_seconds) as watchdog,
     ):
-        evaluate = _evaluator(config, made.method, tokenizer, datasets, preemption)
+        evaluate = _evaluator(
+            config, made.method, tokenizer, datasets, mesh, preemption
+        )
+        meetings.meet(f"going on after step {step}")
         if pending is not None:
             # The run was stopped inside the evaluation of the step it was saved at.
             measured = evaluate(state.variables) if evaluate is not None else {}
             writer.write(step, {**pending, **measured}, {})
             writer.flush()
             checkpoints.delete(step)
-            checkpoints.save(step, state, {"pending": None}, measured)
+            checkpoints.save(step, state, {**meta, "pending": None}, measured)
         if step < steps:
             progress.line("compiling the train step ...")
         batches = _placed(inputs.prefetch(step, steps), step, mesh)
@@ -193,6 +204,7 @@ def main(argv: list[str] | None = None) -> int:
                 assert evaluate is not None
                 watchdog.beat(f"evaluating step {step}")
                 started = time.perf_counter()
+                meetings.meet(f"evaluating step {step}")
                 try:
                     preemption.check()
                     values = {**values, **evaluate(state.variables)}
@@ -205,9 +217,13 @@ def main(argv: list[str] | None = None) -> int:
             if due.save or stop:
                 watchdog.beat(f"saving step {step}")
                 writer.flush()
-                checkpoints.save(step, state, {"pending": pending}, values)
+                meetings.meet(f"saving step {step}")
+                checkpoints.save(step, state, {**meta, "pending": pending}, values)
             watchdog.beat(f"training after step {step}")
             clock.restart()
+        watchdog.beat("ending the last save")
+        checkpoints.wait()
+        meetings.meet("the end")
 
     # --- Summary ----------------------------------------------------------------------
     if step < steps:
@@ -220,26 +236,12 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-class InterruptibleEmbedder(Embedder):
-    """Looks for a signal before each batch: an evaluation may outlast the grace time."""
-
-    preemption: Preemption | None = None
-
-    def _in_batches(self, function, variables, batches, label):
-        def checked():
-            for batch in batches:
-                if self.preemption is not None:
-                    self.preemption.check()
-                yield batch
-
-        return super()._in_batches(function, variables, checked(), label)
-
-
 def _evaluator(
     config: ConfigDict,
     method: Method,
     tokenizer: Tokenizer,
     datasets: list[Dataset],
+    mesh: Mesh,
     preemption: Preemption,
 ) -> Callable[[Variables], dict[str, float]] | None:
     """What is measured while training; None where the method or config has nothing.
@@ -263,14 +265,17 @@ def _evaluator(
             ) from error
         log.warning("no zero-shot figures while training: %s", error)
         return None
-    embedder = InterruptibleEmbedder(
+    embedder = Embedder(
         method,
         lambda films: augment_lib.normalize(films, config.data.mean, config.data.std),
         tokenizer,
         config.data.text_length,
+        between=preemption.check,  # an evaluation may outlast the grace time
     )
-    embedder.preemption = preemption
-    pixels, _ = films.read(chosen.indices)
+    size = config.data.image_size
+    pixels = np.zeros((len(chosen.indices), size, size, 1), np.uint8)
+    here = np.flatnonzero(embedder.placed_here(len(pixels), mesh))
+    pixels[here], _ = films.read(chosen.indices[here])
     return in_training.ZeroShotInTraining(embedder, pixels, chosen.classes)
 
 
@@ -299,7 +304,11 @@ def due_after(step: int, config: ConfigDict, can_evaluate: bool) -> Due:
 
 
 def _tokenizer(
-    config: ConfigDict, workdir: Path, datasets: list[Dataset], is_main: bool
+    config: ConfigDict,
+    workdir: Path,
+    datasets: list[Dataset],
+    is_main: bool,
+    meetings: hosts.Meetings,
 ) -> Tokenizer:
     """The run's tokenizer: saved by an earlier start, named, or trained."""
     folder = workdir / run_lib.TOKENIZER
@@ -310,8 +319,13 @@ def _tokenizer(
         name = config.model.text.tokenizer
         made = make_tokenizer(datasets, config.data, name)
         run_lib.save_tokenizer(made, workdir)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("tokenizer")
+    meetings.meet("loading the tokenizer")
+    if not folder.exists():
+        raise UserError(
+            f"--workdir {workdir}: process {jax.process_index()} does not see what "
+            "process 0 wrote there; expected storage that all hosts share, at the same "
+            "path."
+        )
     # Loaded even where it was just made: a restart then sees the very same one.
     return run_lib.load_tokenizer(workdir)
 

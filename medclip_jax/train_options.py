@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -9,6 +10,7 @@ from ml_collections import ConfigDict
 
 from medclip_jax import config_flags, storage
 from medclip_jax.errors import UserError
+from medclip_jax.runtime import cluster, hosts
 
 DESCRIPTION = """\
 Pretrain a model on prepared shards, or go on with a run in the same workdir.
@@ -27,9 +29,15 @@ examples:
   parameters split over 4 devices, the batch over all:
     medclip-jax train --config clip.py:vit --workdir runs/clip --data shards \\
         --config.mesh.fsdp=4
-  one process a host (TPU pods, SLURM), everything on a bucket:
+  many hosts: the same command on each, on a TPU pod or started by SLURM:
+    srun medclip-jax train --config clip.py:vit --workdir /mnt/runs/clip \\
+        --data /mnt/shards
+  everything on a bucket, copied to each host's own disk as far as it is needed:
     medclip-jax train --config clip.py:vit --workdir gs://bucket/runs/clip \\
-        --data gs://bucket/shards --stage /mnt/disk/stage --distributed
+        --data gs://bucket/shards --stage /mnt/disk/stage
+  many hosts by their addresses; the second has --process_id 1, and so on:
+    medclip-jax train --config clip.py:vit --workdir /mnt/runs/clip \\
+        --data /mnt/shards --coordinator node1:9911 --num_processes 4 --process_id 0
 
 Any key of the config can be set by --config.KEY=VALUE; --show_config lists them."""
 
@@ -67,14 +75,20 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--show_config", action="store_true", help="print the config and leave"
     )
-    parser.add_argument(
-        "--distributed",
-        action="store_true",
-        help="call jax.distributed.initialize() (default: one process)",
+    hosts = parser.add_argument_group(
+        "many hosts",
+        "Cloud TPU, SLURM and Open MPI are detected. Elsewhere give these three, or "
+        "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID in the "
+        "environment. All hosts share the workdir.",
     )
-    parser.add_argument("--coordinator", help="HOST:PORT, where it is not detected")
-    parser.add_argument("--num_processes", type=int, help="with --coordinator")
-    parser.add_argument("--process_id", type=int, help="with --coordinator")
+    hosts.add_argument("--coordinator", help="HOST:PORT of process 0; a free port")
+    hosts.add_argument("--num_processes", type=int, help="how many there are")
+    hosts.add_argument("--process_id", type=int, help="which one this is, from 0 on")
+    hosts.add_argument(
+        "--one_process",
+        action="store_true",
+        help="this process alone, whatever the environment says",
+    )
     return parser
 
 
@@ -96,6 +110,26 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, ConfigDict]:
     if args.seed is not None:
         overrides.append(f"seed={args.seed}")
     return args, config_flags.load_config(args.config, overrides)
+
+
+def join(args: argparse.Namespace, config: ConfigDict) -> str:
+    """Joins the other processes of the run, where there are any.
+
+    Returns:
+      What was joined, to be added to a line of the log; empty for a run of one.
+
+    Raises:
+      UserError: as `cluster.find` and `hosts.join`.
+    """
+    if args.one_process:
+        return ""
+    found = cluster.find(
+        os.environ, args.coordinator, args.num_processes, args.process_id
+    )
+    if found is None:
+        return ""
+    hosts.join(found, config.hosts.join_seconds, config.hosts.heartbeat_seconds)
+    return f"; joined by {found.source}"
 
 
 def set_up_logging() -> None:
@@ -135,6 +169,7 @@ def check(args: argparse.Namespace, config: ConfigDict) -> None:
     ):
         if config[group][key] < 1:
             raise UserError(f"{group}.{key}={config[group][key]}: expected at least 1.")
-    if not args.distributed and (args.coordinator or args.num_processes):
-        raise UserError("--coordinator and --num_processes go with --distributed.")
+    for key in ("join_seconds", "heartbeat_seconds", "meet_seconds"):
+        if config.hosts[key] < 1:
+            raise UserError(f"hosts.{key}={config.hosts[key]}: expected at least 1.")
     storage.make_folder(args.workdir)

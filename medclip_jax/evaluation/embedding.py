@@ -96,6 +96,22 @@ class Embedder:
         self._normalize = normalize
         self._compiled: dict[tuple[str, Mesh], Callable] = {}
 
+    def placed_here(self, total: int, mesh: Mesh) -> np.ndarray:
+        """Which rows of a set this process's devices get; the others may be blank.
+
+        Args:
+          total: rows of the set.
+          mesh: that the variables lie on.
+
+        Returns:
+          bool [total].
+        """
+        placed = _rows_of(mesh).addressable_devices_indices_map((self.batch_size,))
+        here = np.zeros(self.batch_size, bool)
+        for (rows,) in placed.values():
+            here[rows] = True
+        return here[np.arange(total) % self.batch_size]
+
     def films(
         self,
         variables: Variables,
@@ -216,7 +232,7 @@ class Embedder:
         self, function: Callable, variables: Variables, batches: Iterable, label: str
     ) -> Any:
         mesh = _mesh_of(variables)
-        sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+        sharding = _rows_of(mesh)
         compiled = self._jit(function, mesh)
         done = []
         bar = tqdm(desc=label, disable=not self._progress, mininterval=2)
@@ -247,8 +263,13 @@ def _mesh_of(variables: Variables) -> Mesh:
     return Mesh(np.asarray(sorted(leaf.devices(), key=lambda d: d.id)), ("devices",))
 
 
+def _rows_of(mesh: Mesh) -> NamedSharding:
+    """Rows split over all devices: the parameters are not."""
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+
+
 def _place(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    # Every process holds the whole batch, so this also serves several hosts.
+    # Every process holds all rows, or those of its own devices and blank ones.
     return jax.make_array_from_callback(array.shape, sharding, lambda at: array[at])
 
 

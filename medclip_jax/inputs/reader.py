@@ -1,8 +1,9 @@
 """Shards -> training batches. `batch(step)` is the batch of a step: the state of the
 input is the step, and what it gives does not depend on how many hosts ask.
 
-A host makes the rows [p * n, (p + 1) * n) of the global batch, so that the batches
-of all processes, joined in their order, are the batch of one process, bit for bit.
+A global batch is cut into equal parts. A host makes the parts that its devices hold,
+and reads no record of another part; all parts, joined in their order, are the batch of
+one process, bit for bit.
 """
 
 import dataclasses
@@ -39,12 +40,12 @@ class TrainInput:
       tokenizer: see `tokens`.
       seed: of the run.
       global_batch: images a step over all processes.
-      process_index: this process.
-      process_count: all processes.
+      parts: the parts of a batch that this process makes, in order.
+      of: how many parts there are.
 
     Raises:
       UserError: no data for the view, a batch larger than the data, or one that the
-        processes do not divide.
+        parts do not divide.
     """
 
     def __init__(
@@ -54,8 +55,8 @@ class TrainInput:
         tokenizer: Tokenizer,
         seed: int,
         global_batch: int,
-        process_index: int = 0,
-        process_count: int = 1,
+        parts: Sequence[int] = (0,),
+        of: int = 1,
     ):
         self.options = DataOptions.of(data_config)
         self.seed = seed
@@ -64,8 +65,8 @@ class TrainInput:
         self.view = samplers.make(self.catalog, self.options, seed)
         self.n_images = global_batch
         self.n_texts = self.options.texts_of(global_batch)
-        self._check_sizes(process_count)
-        self._process = (process_index, process_count)
+        self._parts, self._of = tuple(parts), of
+        self._check_sizes()
         self.read_from(datasets)
         self._tokens = TokenCache(
             tokenizer, self.options.text_length, _TOKEN_CACHE_BYTES
@@ -73,7 +74,7 @@ class TrainInput:
         self.fingerprint = self._fingerprint(tokenizer)
 
     def batch(self, step: int) -> Batch:
-        """This process's part of the batch of a step; a pure function of the step.
+        """This process's parts of the batch of a step; a pure function of the step.
 
         Returns:
           films: {"current_BxHxWx1": uint8}; texts: ids_BxT, mask_BxT, word_ids_BxT
@@ -156,8 +157,8 @@ class TrainInput:
             f"view {options.view}: {self.view.describe()}",
             (
                 f"batch: {self.n_images} films of {options.image_size} px, "
-                f"{self.n_texts} texts of {options.text_length} tokens, over "
-                f"{self._process[1]} process(es)"
+                f"{self.n_texts} texts of {options.text_length} tokens; this process "
+                f"reads {len(self._parts)} of {self._of} parts"
             ),
             (
                 f"RAM of this process, at most: films {films / 2**20:.0f} MiB, "
@@ -176,9 +177,9 @@ class TrainInput:
     # -- parts of a batch ---------------------------------------------------------
 
     def _positions(self, step: int, size: int) -> np.ndarray:
-        index, count = self._process
-        local = size // count
-        return step * size + index * local + np.arange(local, dtype=np.int64)
+        each = size // self._of
+        first = step * size + np.asarray(self._parts, np.int64) * each
+        return (first[:, None] + np.arange(each)).ravel()
 
     def _read_films(self, rows: samplers.Rows) -> tuple[np.ndarray, np.ndarray]:
         size, area_min = self.options.image_size, self.options.augment.crop_area_min
@@ -216,16 +217,17 @@ class TrainInput:
 
     # -- checks and sums ----------------------------------------------------------
 
-    def _check_sizes(self, process_count: int) -> None:
+    def _check_sizes(self) -> None:
         for what, size, have in (
             ("images", self.n_images, self.view.n_images),
             ("texts", self.n_texts, self.view.n_texts),
         ):
-            if size < 1 or size % process_count:
+            if size < 1 or size % self._of:
                 raise UserError(
-                    f"a step takes {size} {what}, which {process_count} processes do "
-                    "not divide: change config.train.batch_size or "
-                    "config.data.unpaired.texts_per_image"
+                    f"a step takes {size} {what}, which the mesh cannot cut into "
+                    f"{self._of} equal parts (data x fsdp): change "
+                    "config.train.batch_size, config.data.unpaired.texts_per_image or "
+                    "the mesh (--config.mesh.data=N --config.mesh.fsdp=M)"
                 )
             if size > have:
                 raise UserError(
@@ -250,9 +252,9 @@ class TrainInput:
         return len(self.catalog.image_row_I) * self.options.crop_from**2
 
     def _batch_bytes(self) -> int:
-        count = self._process[1]
         films = self.n_images * self.options.image_size**2
-        return (films + self.n_texts * self.options.text_length * 12) // count
+        whole = films + self.n_texts * self.options.text_length * 12
+        return whole * len(self._parts) // self._of
 
 
 def open_catalog(datasets: list, options: DataOptions) -> catalogs.Catalog:

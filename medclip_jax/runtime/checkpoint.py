@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from medclip_jax.errors import UserError
+from medclip_jax.runtime import hosts
 from medclip_jax.runtime.sharding import leaf_name
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class Checkpoints:
       keep_latest: how many of the newest to keep.
       keep_best: how many of the best to keep besides.
       read_only: neither create nor delete anything.
+      seconds: how long the processes of a run wait for each other in a save.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Checkpoints:
         keep_latest: int = 2,
         keep_best: int = 1,
         read_only: bool = False,
+        seconds: float = 1200.0,
     ):
         if keep_latest < 1:
             raise UserError(
@@ -81,6 +84,7 @@ class Checkpoints:
                 save_decision_policy=policies.FixedIntervalPolicy(1),
                 best_fn=of_metric,
                 best_mode="min" if is_minimised(best_metric) else "max",
+                async_options=ocp.AsyncOptions(timeout_secs=int(seconds)),
             ),
             # Named handlers: without them a fresh manager cannot read metadata.
             item_handlers={
@@ -220,6 +224,8 @@ class Checkpoints:
         try:
             yield
         except (ValueError, KeyError, OSError) as error:
+            if hosts.is_loss(error):
+                raise  # a host is gone; the files are as they were
             folder = self._manager.directory / str(step)
             raise UserError(
                 f"the checkpoint of step {step} is damaged or an incomplete copy "
@@ -244,8 +250,9 @@ class Checkpoints:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, _kind: object, error: BaseException | None, _: object) -> None:
+        if not hosts.is_loss(error):  # a save cannot end without the lost one
+            self.close()
 
     def _check_step(self, step: int) -> None:
         if step not in self.steps():

@@ -4,6 +4,7 @@
 state as well; `tensor` splits the wide dimensions inside a layer.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -76,7 +77,8 @@ def make_mesh(
     devices = jax.devices() if devices is None else list(devices)
     resolved = resolve_sizes(sizes, len(devices))
     slices = len({getattr(device, "slice_index", 0) for device in devices})
-    if slices > 1:
+    # Hosts with GPUs count as slices too, and there any axis may go between them.
+    if slices > 1 and devices[0].platform == "tpu":
         if resolved["data"] % slices:
             raise UserError(
                 f"mesh: data={resolved['data']} does not divide by {slices} slices, "
@@ -98,10 +100,8 @@ def make_mesh(
     )
 
 
-def check_batch_size(
-    batch_size: int, sizes: Mapping[str, int], process_count: int = 1
-) -> None:
-    """Checks that every device, and every process, gets the same number of rows.
+def check_batch_size(batch_size: int, sizes: Mapping[str, int]) -> None:
+    """Checks that every device gets the same number of rows.
 
     Raises:
       UserError: with the arithmetic, and the nearest sizes that fit.
@@ -116,12 +116,6 @@ def check_batch_size(
             f"{batch_size} / {ways} = {batch_size / ways:g}. Use a batch of {near}, "
             "or another mesh (--config.mesh.data=N --config.mesh.fsdp=M)."
         )
-    if batch_size % process_count:
-        raise UserError(
-            f"train.batch_size={batch_size} does not divide by {process_count} "
-            f"processes: {batch_size} / {process_count} = "
-            f"{batch_size / process_count:g}."
-        )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -134,25 +128,61 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def batch_parts(mesh: Mesh, process: int | None = None) -> tuple[tuple[int, ...], int]:
+    """Which of the equal parts of a batch lie on the devices of a process.
+
+    The order of devices in a mesh follows the network between them, not the hosts: on
+    a TPU pod the parts of a host need not be neighbours. Along `tensor` the devices
+    hold the same rows, so that two hosts may need the same part.
+
+    Args:
+      mesh: the mesh.
+      process: index of a process; by default this one.
+
+    Returns:
+      The parts, in order, and how many there are in all: data x fsdp.
+    """
+    return _parts(mesh, jax.process_index() if process is None else process)
+
+
+@functools.lru_cache(maxsize=64)  # asked for at every step
+def _parts(mesh: Mesh, process: int) -> tuple[tuple[int, ...], int]:
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    placed = batch_sharding(mesh).devices_indices_map((ways,))
+    parts = {
+        index[0].indices(ways)[0]
+        for device, index in placed.items()
+        if device.process_index == process
+    }
+    return tuple(sorted(parts)), ways
+
+
 def place_batch(batch: Any, mesh: Mesh) -> Any:
     """Puts a process's rows of a batch on its devices.
 
     Args:
-      batch: tree of arrays, each with this process's rows leading.
+      batch: tree of arrays, each with the rows of this process's `batch_parts`
+        leading, in their order.
       mesh: where to.
 
     Returns:
       The same tree of global arrays, rows split over `data` and `fsdp`.
     """
     sharding = batch_sharding(mesh)
-    return jax.tree.map(
-        lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch
-    )
+    parts, ways = batch_parts(mesh)
+
+    def place(rows: np.ndarray) -> jax.Array:
+        whole = (len(rows) // len(parts) * ways, *rows.shape[1:])
+        return jax.make_array_from_process_local_data(sharding, rows, whole)
+
+    return jax.tree.map(place, batch)
 
 
 def describe(mesh: Mesh) -> str:
-    """For instance "8 cpu devices: data 4 x fsdp 2 x tensor 1"."""
+    """For instance "8 cpu devices of 2 processes: data 4 x fsdp 2 x tensor 1"."""
     devices = mesh.devices.flatten()
     sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     kind = devices[0].device_kind
-    return f"{devices.size} {kind} device{'s' * (devices.size != 1)}: {sizes}"
+    count = len({device.process_index for device in devices})
+    of = f" of {count} processes" if count > 1 else ""
+    return f"{devices.size} {kind} device{'s' * (devices.size != 1)}{of}: {sizes}"

@@ -35,9 +35,9 @@ DATA = [
 ]
 
 
-def make(tokenizer, config=(), batch=8, seed=0, process=(0, 1), data=DATA):
+def make(tokenizer, config=(), batch=8, seed=0, parts=((0,), 1), data=DATA):
     config = {**BASE, **dict(config)}
-    return reader.TrainInput(data, config, tokenizer, seed, batch, *process)
+    return reader.TrainInput(data, config, tokenizer, seed, batch, *parts)
 
 
 def leaves(batch):

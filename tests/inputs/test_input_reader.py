@@ -38,7 +38,7 @@ def test_shapes_and_types(tokenizer, name):
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_joined_are_the_one_process(tokenizer, name, count):
     whole = make(tokenizer, CONFIGS[name])
-    parts = [make(tokenizer, CONFIGS[name], process=(p, count)) for p in range(count)]
+    parts = [make(tokenizer, CONFIGS[name], parts=((p,), count)) for p in range(count)]
     for step in (0, 3, 17):
         joined = jax.tree.map(
             lambda *a: np.concatenate(a), *[part.batch(step) for part in parts]
@@ -279,7 +279,7 @@ ERRORS = {
         {},
         "72 texts.*only 67",
     ),
-    "processes": ({}, {"batch": 9, "process": (0, 2)}, "2 processes do not divide"),
+    "parts": ({}, {"batch": 9, "parts": ((0,), 2)}, "9 images.* 2 equal parts"),
     "split": ({"train_split": "test"}, {}, "is empty.*0 films"),
     "no pair": ({"paired_fraction": 0.0}, {}, "no study has a film and a text"),
     "weights": (

@@ -48,7 +48,7 @@ def test_batches_from_disk(shards, config):
         assert (ids == 1).sum() < 0.2 * mask.sum()  # few words of one patient
         assert (batch["text_labels_Mx14"] != -2).any(axis=1).all()
     parts = [
-        reader.TrainInput(shards, config, tokenizer, 0, 16, p, 2).batch(step)
+        reader.TrainInput(shards, config, tokenizer, 0, 16, (p,), 2).batch(step)
         for p in range(2)
     ]
     joined = jax.tree.map(lambda *a: np.concatenate(a), *parts)

@@ -62,7 +62,7 @@ def files(folder):
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_the_films_of_a_process_are_those_that_it_reads(source, words, name, count):
     for index in range(count):
-        inputs = make(words, CONFIGS[name], process=(index, count), data=source)
+        inputs = make(words, CONFIGS[name], parts=((index,), count), data=source)
         read = set()
         films = inputs._films
         inputs._films = SimpleNamespace(film=lambda i: read.add(i) or films.film(i))  # noqa: B023
@@ -75,9 +75,9 @@ def test_the_films_of_a_process_are_those_that_it_reads(source, words, name, cou
 def test_staged_batches_are_the_batches(source, words, name, tmp_path):
     whole = make(words, CONFIGS[name], data=source)
     for index in range(2):
-        part = make(words, CONFIGS[name], process=(index, 2), data=source)
+        part = make(words, CONFIGS[name], parts=((index,), 2), data=source)
         part.read_from(staged(source, part, tmp_path, (index, 2)))
-        other = make(words, CONFIGS[name], process=(index, 2), data=source)
+        other = make(words, CONFIGS[name], parts=((index,), 2), data=source)
         for step in range(FIRST, LAST):
             assert equal(part.batch(step), other.batch(step))
     assert part.fingerprint == whole.fingerprint
@@ -87,7 +87,7 @@ def test_a_host_gets_its_part_and_no_more(source, words, tmp_path):
     held = []
     for index in range(4):
         # One step of two rows each: no host can need much.
-        inputs = make(words, process=(index, 4), data=source)
+        inputs = make(words, parts=((index,), 4), data=source)
         (dataset,) = staged(source, inputs, tmp_path, (index, 4), 0, 1)
         rows = [
             row

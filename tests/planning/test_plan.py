@@ -171,7 +171,7 @@ def test_the_abstract_batch_is_the_readers(name, more, tiny_data):
     config = config_of(f"{name}.py:demo", *small, "train.batch_size=8")
     datasets = catalog.training_datasets(tiny_data, ())
     tokenizer = make_tokenizer(datasets, config.data)
-    inputs = TrainInput(datasets, config.data, tokenizer, 0, 8, 0, 1)
+    inputs = TrainInput(datasets, config.data, tokenizer, 0, 8)
     made = jax.tree.map(lambda of: (of.shape, of.dtype), inputs.batch(0))
     mesh = topology.parse("h100:1").mesh({"data": -1})
     told = estimate.abstract_batch(config, mesh)

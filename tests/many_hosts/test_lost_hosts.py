@@ -1,0 +1,149 @@
+"""A host that dies, stands still or differs: all end, soon, and nothing is lost."""
+
+import re
+import signal
+import time
+
+import pytest
+
+from medclip_jax.runtime.metrics import read_lines
+
+HEARTBEAT = 8
+# jax looks for heartbeats as often as they come; loading a machine takes its time.
+SOON = 3 * HEARTBEAT
+STEPS = 30
+SHORT = [
+    f"--config.hosts.heartbeat_seconds={HEARTBEAT}",
+    f"--config.train.steps={STEPS}",
+    "--config.checkpoint.every_steps=2",
+]
+
+
+def without_times(workdir):
+    return [
+        {name: value for name, value in line.items() if not name.startswith("time/")}
+        for line in read_lines(workdir / "metrics.jsonl")
+    ]
+
+
+def complete(workdir):
+    """Steps with a complete checkpoint."""
+    folders = (workdir / "checkpoints").glob("*/commit_success.txt")
+    return sorted(int(found.parent.name) for found in folders)
+
+
+@pytest.fixture(scope="module")
+def untouched(start, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("untouched") / "work"
+    with start(workdir, 2, 1, *SHORT) as running:
+        running.succeed()
+    return without_times(workdir)
+
+
+@pytest.mark.slow
+def test_a_host_that_dies_or_stands_still(start, untouched, tmp_path):
+    """One process of two, the coordinator or the other, at any step."""
+    workdir = tmp_path / "work"
+    lines = 0
+    for index, number in (
+        (1, signal.SIGKILL),
+        (0, signal.SIGKILL),
+        (1, signal.SIGSTOP),
+        (0, signal.SIGSTOP),
+    ):
+        lines += 4
+        with start(workdir, 2, 1, *SHORT) as running:
+            running.wait_for_lines(workdir / "metrics.jsonl", lines)
+            running[index].send_signal(number)
+            saved = complete(workdir)
+            started = time.monotonic()
+            (status,) = running.ends(SOON, of=[1 - index])
+            print(number.name, index, status, f"{time.monotonic() - started:.1f} s")
+            assert status != 0
+            if number == signal.SIGSTOP:  # and when it moves again, it ends too
+                running[index].send_signal(signal.SIGCONT)
+                assert running.ends(SOON, of=[index]) != [0]
+            log = running.log(1 - index)
+        assert re.search(r'File ".*train.py", line \d+ in main', log), log[-3000:]
+        assert "Traceback" in log or "Fatal Python error: Aborted" in log
+        assert saved and set(saved) & set(complete(workdir)), "a checkpoint is lost"
+        assert max(complete(workdir)) >= max(saved)
+        lines = len(without_times(workdir))
+    with start(workdir, 2, 1, *SHORT) as running:
+        running.succeed()
+    found = without_times(workdir)
+    expected = {line["step"]: line for line in untouched}
+    assert all(line == expected[line["step"]] for line in found), "other bits"
+    assert {line["step"] for line in found} == set(range(1, STEPS + 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("where", "options", "message"),
+    [
+        # The heartbeats go on: only the work of one process has stopped.
+        (
+            "input",
+            ["--config.train.watchdog_seconds=6"],
+            "watchdog: nothing happened for 6 seconds while training after step",
+        ),
+        (
+            "before_save",
+            ["--config.hosts.meet_seconds=5"],
+            r"waited 5 seconds for process 1 of 2 before saving step 4\..*start the same",
+        ),
+    ],
+)
+def test_a_host_that_stops_working(start, tmp_path, where, options, message):
+    workdir = tmp_path / "work"
+    with start(
+        workdir, 2, 1, where, *SHORT, *options, module="stalling_train"
+    ) as running:
+        running.wait_for_lines(workdir / "metrics.jsonl", 3)
+        statuses = running.ends(6 + SOON)
+        logs = [running.log(index) for index in range(2)]
+    assert all(status != 0 for status in statuses), statuses
+    assert re.search(message, logs[0], re.DOTALL), logs[0][-3000:]
+    assert re.search(r'File ".*train.py", line \d+ in main', logs[0])
+    # The stack of the one that stalls tells where.
+    assert "in wait_for_ever" in logs[1], logs[1][-3000:]
+    assert complete(workdir) == [2]
+
+
+def test_no_other_comes(start, tmp_path):
+    started = time.monotonic()
+    with start(
+        tmp_path / "work", 1, 1, "--config.hosts.join_seconds=3",
+        "--coordinator=localhost:9", "--num_processes=2", "--process_id=1",
+    ) as running:  # fmt: skip
+        assert running.ends(60) == [2]
+        log = running.log(0)
+    assert "found --coordinator, --num_processes, --process_id" in log
+    assert "process 1 waited 3 seconds at localhost:9 for 2" in log
+    assert "Traceback" not in log
+    assert time.monotonic() - started < 45
+
+
+@pytest.mark.slow
+def test_hosts_with_another_config_or_workdir(start, tmp_path):
+    def differ(index, count, port):
+        options = ["--coordinator", f"localhost:{port}", "--num_processes", str(count)]
+        return [*options, "--process_id", str(index), f"--seed={index}"], {}
+
+    with start(tmp_path / "work", 2, 1, named=differ) as running:
+        assert running.ends(120) == [2, 2]
+        for index in range(2):
+            assert "not the same config: 1 of 2 differ" in running.log(index)
+            assert "Traceback" not in running.log(index)
+
+    def apart(index, count, port):
+        options, _ = differ(index, count, port)
+        return [*options[:-1], f"--workdir={tmp_path / str(index)}"], {}
+
+    with start(
+        tmp_path / "apart", 2, 1, f"--config.hosts.heartbeat_seconds={HEARTBEAT}",
+        named=apart,
+    ) as running:  # fmt: skip
+        statuses = running.ends(180)
+        assert "process 1 does not see what process 0 wrote there" in running.log(1)
+    assert all(status != 0 for status in statuses), statuses
