@@ -129,7 +129,11 @@ def join(args: argparse.Namespace, config: ConfigDict) -> str:
     if found is None:
         return ""
     hosts.join(found, config.hosts.join_seconds, config.hosts.heartbeat_seconds)
-    return f"; joined by {found.source}"
+    return (
+        f"; joined by {found.source}. A host that dies or stands still ends all of "
+        f"them within about {config.hosts.heartbeat_seconds:g} seconds; the same "
+        "command then goes on."
+    )
 
 
 def set_up_logging() -> None:

@@ -36,8 +36,8 @@ def by_environment(index: int, count: int, port: int):
 def by_slurm(index: int, count: int, port: int):
     """What srun sets for a task, as far as jax and we read it."""
     return [], {
-        # jax makes the port from the number of the job.
-        "SLURM_JOB_ID": str(port - 61440 if port >= 61440 else port % 4096),
+        # jax makes the port of the number of the job.
+        "SLURM_JOB_ID": str(port % 4096),
         "SLURM_STEP_NODELIST": "localhost",
         "SLURM_STEP_NUM_TASKS": str(count),
         "SLURM_STEP_TASKS_PER_NODE": str(count),

@@ -1,10 +1,11 @@
 """`medclip-jax train` in which one process stops working, and does not die.
 
-python -m stalling_train WHERE [arguments of train], with WHERE
+STALL=WHERE python -m stalling_train [arguments of train], with WHERE
   input        no batch comes any more
   before_save  it does not come to save
 """
 
+import os
 import sys
 import threading
 
@@ -48,5 +49,5 @@ def stall_before_save() -> None:
 
 
 if __name__ == "__main__":
-    {"input": stall_input, "before_save": stall_before_save}[sys.argv[1]]()
-    sys.exit(cli.run(train.main, sys.argv[2:]))
+    {"input": stall_input, "before_save": stall_before_save}[os.environ["STALL"]]()
+    sys.exit(cli.run(train.main))
