@@ -317,7 +317,6 @@ def test_two_processes_and_a_signal_to_one(start, whole, tmp_path):
         return [
             start(
                 workdir,
-                "--distributed",
                 f"--coordinator=localhost:{port}",
                 "--num_processes=2",
                 f"--process_id={index}",

@@ -14,8 +14,8 @@ def compiled(tmp_path_factory):
 def start(tiny_data, compiled):
     """Starts a run in a workdir; see `Processes`."""
 
-    def start(workdir, processes, devices, *more, towers="vit", notes=None, **options):
-        argv = [f"--config={HERE / 'small_run.py'}:{towers}", f"--data={tiny_data}"]
+    def start(workdir, processes, devices, *more, notes=None, **options):
+        argv = [f"--config={HERE / 'small_run.py'}", f"--data={tiny_data}"]
         argv += [f"--workdir={workdir}", *more]
         if notes is not None:
             argv = [str(notes), *argv]

@@ -1,26 +1,22 @@
 """The config of the runs of these tests: float32, every step logged.
 
-resnet  a ResNet, whose BatchNorm must see the batches of all hosts.
-vit     towers that can be cut along every axis and in micro-batches.
+Its towers can be cut along every axis and see the batch in micro-batches; a ResNet of
+two processes is in tests/test_train.py.
 """
 
 from ml_collections import ConfigDict
 
 from configs import common, medclip
 
-IMAGE = {
-    "resnet": {**common.RESNET_DEMO, "stage_sizes": (1,), "width": 8},
-    "vit": {
-        "name": "vit", "patch": 8, "dim": 32, "depth": 1, "heads": 2, "mlp": 64,
-    },
-}  # fmt: skip
-TEXT = {**common.BERT_DEMO, "dim": 32, "layers": 1, "heads": 2, "mlp": 64}
+SMALL = {"dim": 32, "heads": 2, "mlp": 64, "pretrained": ""}
 
 
-def get_config(arg=None):
+def get_config(_arg=None):
     config = medclip.get_config("demo")
-    config.model.image = ConfigDict({**IMAGE[arg], "pretrained": ""})
-    config.model.text = ConfigDict({**TEXT, "pretrained": "", "tokenizer": ""})
+    config.model.image = ConfigDict({"name": "vit", "patch": 8, "depth": 1, **SMALL})
+    config.model.text = ConfigDict(
+        {**common.BERT_DEMO, **SMALL, "layers": 1, "tokenizer": ""}
+    )
     config.model.embed_dim = 32
     config.medclip.text_pool = "cls"
     config.data.update({"image_size": 32, "crop_from": 36, "cache_bytes": 0})

@@ -23,7 +23,7 @@ def runs(start, tmp_path_factory):
         named = {1: by_options, 2: by_slurm, 4: by_environment}[count]
         with start(
             workdir, processes, devices, "--config.train.eval_every_steps=8",
-            towers="resnet", notes=notes, named=named,
+            notes=notes, named=named,
         ) as running:  # fmt: skip
             running.succeed()
             logs = [running.log(index) for index in range(processes)]
