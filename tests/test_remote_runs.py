@@ -138,7 +138,7 @@ def test_two_processes_with_all_on_a_bucket(start, whole, bucket, shards, tmp_pa
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     both = [
-        start(workdir, "--distributed", f"--coordinator=localhost:{port}",
+        start(workdir, f"--coordinator=localhost:{port}",
               "--num_processes=2", f"--process_id={index}", f"--data={shards}",
               f"--stage={tmp_path / str(index)}")
         for index in range(2)

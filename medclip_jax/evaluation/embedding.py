@@ -108,8 +108,9 @@ class Embedder:
         """
         placed = _rows_of(mesh).addressable_devices_indices_map((self.batch_size,))
         here = np.zeros(self.batch_size, bool)
-        for (rows,) in placed.values():
-            here[rows] = True
+        for index in placed.values():
+            assert index is not None  # as for devices that hold nothing
+            here[index[0]] = True
         return here[np.arange(total) % self.batch_size]
 
     def films(

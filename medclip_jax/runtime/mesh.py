@@ -148,7 +148,7 @@ def batch_parts(mesh: Mesh, process: int | None = None) -> tuple[tuple[int, ...]
 @functools.lru_cache(maxsize=64)  # asked for at every step
 def _parts(mesh: Mesh, process: int) -> tuple[tuple[int, ...], int]:
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    placed = batch_sharding(mesh).devices_indices_map((ways,))
+    placed: Mapping[Any, Any] = batch_sharding(mesh).devices_indices_map((ways,))
     parts = {
         index[0].indices(ways)[0]
         for device, index in placed.items()
