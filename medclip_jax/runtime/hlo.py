@@ -37,7 +37,13 @@ _INSIDE = re.compile(r"(?:to_apply|calls|called_computations|branch_computations
                      r"\{?((?:%[\w.\-]+(?:, )?)+)")  # fmt: skip
 _LOOP = re.compile(r"condition=%([\w.\-]+), body=%([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+# 'axis'=size, perhaps a numbering of the devices, and the axes inside a group.
+_NAMED = re.compile(
+    r"replica_groups=mesh\[([^\]]*)\]"
+    r"(?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{(.*?)\}"
+)
 _BETWEEN = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
+_CHANNEL = re.compile(r"channel_id=\d+")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _BOUND = re.compile(r"= s32\[\]\S* constant\((\d+)\)")
 
@@ -104,6 +110,7 @@ class Program:
             the hosts, and stands in the program as a transfer to them.
         """
         found: dict[tuple[str, str, int, int], int] = {}
+        seen: set[str] = set()
         for name, times in self._times.items():
             for of in self.computations[name]:
                 kind = of.op.removesuffix("-start")
@@ -117,9 +124,12 @@ class Program:
                     size = int(_arrays(of.shape)[0])
                 else:
                     continue
-                if axes:
+                # One that runs beside several fusions stands in each of them.
+                channel = _CHANNEL.search(of.line)
+                if axes and (channel is None or channel[0] not in seen):
                     key = kind, axes, devices, size
                     found[key] = found.get(key, 0) + times
+                    seen.add(channel[0] if channel else "")
         entries = [Collective(*key, times=count) for key, count in found.items()]
         return sorted(entries, key=lambda of: -of.sent)
 
@@ -282,11 +292,16 @@ def _groups(line: str, mesh: Mapping[str, int]) -> np.ndarray:
     if pairs := re.search(r"source_target_pairs=\{(.*?)\}\}", line):
         numbers = [int(n) for n in re.findall(r"\d+", pairs[1])]
         return np.array(numbers).reshape(-1, 2)
-    if named := re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", line):
+    if named := _NAMED.search(line):
         sizes = {n: int(s) for n, s in re.findall(r"'(\w+)'=(\d+)", named[1])}
-        inside = re.findall(r"'(\w+)'", named[2])
+        inside = re.findall(r"'(\w+)'", named[4])
         order = [n for n in sizes if n not in inside] + inside
-        places = np.arange(devices).reshape(tuple(sizes.values()))
+        places = np.arange(devices)
+        if named[2]:
+            places = places.reshape([int(n) for n in named[2].split(",")])
+        if named[3]:
+            places = places.transpose([int(n) for n in named[3].split(",")])
+        places = places.reshape(tuple(sizes.values()))
         moved = places.transpose([list(sizes).index(n) for n in order])
         return moved.reshape(-1, math.prod(sizes[n] for n in inside))
     iota = re.search(

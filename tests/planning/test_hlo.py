@@ -70,6 +70,9 @@ def test_xlas_own_count_of_a_loop_is_taken():
         ("[1,4]<=[4]", "data+fsdp"),
         ("mesh['a'=2,'b'=2] {'b'}", "fsdp"),
         ("mesh['a'=2,'b'=2] {'a'}", "data"),
+        ("mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'a'}", "fsdp"),
+        ("mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'b'}", "data"),
+        ("mesh['a'=2,'b'=2], device_ids=([4]) {'b'}", "fsdp"),
         ("{{0},{1},{2},{3}}", None),
     ],
 )
@@ -77,6 +80,14 @@ def test_axes_follow_from_the_groups(groups, axes):
     text = LOOPED.replace("replica_groups={{0,2},{1,3}}", f"replica_groups={groups}")
     found = [of for of in Program(text).collectives(MESH) if of.kind == "all-reduce"]
     assert [of.axes for of in found] == ([axes] if axes else [])
+
+
+def test_one_that_stands_in_two_fusions_is_sent_once():
+    """A collective that runs beside computing keeps its channel in each part."""
+    line = next(of for of in LOOPED.splitlines() if "%sum = " in of)
+    again = line.replace("%sum", "%sum.2")
+    found = Program(LOOPED.replace(line, f"{line}\n{again}")).collectives(MESH)
+    assert [of.times for of in found if of.kind == "all-reduce"] == [5]
 
 
 def test_what_one_device_sends():
