@@ -36,7 +36,7 @@ examples:
   two slices of v6e, parameters split over 4 chips, and a JSON file:
     medclip-jax plan --config clip.py:vit --topology v6e:8x8 --slices 2 \\
         --batch 8192 --config.mesh.fsdp=4 --json plan.json
-  the largest batch and the best mesh (some compilations):
+  the largest batch and the best mesh (some quick compilations):
     medclip-jax plan --config clip.py:vit --topology v5e:4x4 --search
   four nodes of eight H100:
     medclip-jax plan --config clip.py:vit --topology h100:8 --slices 4 --batch 8192
@@ -68,6 +68,12 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="find the largest batch that fits, and the mesh on which it is fastest",
     )
+    add(
+        "--quick",
+        action="store_true",
+        help="compile with the least effort, as --search does: several times sooner, "
+        "and memory and time come out somewhat higher",
+    )
     add("--json", type=Path, metavar="FILE", help="write the figures here as well")
     return out
 
@@ -97,6 +103,8 @@ def main(argv: list[str] | None = None) -> int:
     # Only the host computes here; the chips are described, not used.
     os.environ["JAX_PLATFORMS"] = "cpu"
     jax.config.update("jax_platforms", "cpu")
+    if args.quick or args.search:
+        jax.config.update("jax_exec_time_optimization_effort", -1.0)
     if args.search:
         found = search.search(config, topology, _say)
         print(report.describe_search(found, args.config, topology))

@@ -30,6 +30,7 @@ def _keep_the_platform(monkeypatch):
     before = jax.config.jax_platforms
     yield
     jax.config.update("jax_platforms", before)
+    jax.config.update("jax_exec_time_optimization_effort", 0.0)
 
 
 def config_of(name, *overrides):
@@ -293,7 +294,7 @@ def test_recipes_compile_for_a_tpu(recipe, tmp_path, capsys):
     path = tmp_path / "plan.json"
     argv = [f"--config={recipe}", "--topology=v5e:2x2", "--batch=64", f"--json={path}"]
     argv += [SHALLOW[RECIPES[recipe]], "--config.model.text.layers=2"]
-    argv += ["--config.mesh.fsdp=2"]
+    argv += ["--config.mesh.fsdp=2", "--quick"]
     assert plan.main(argv) == 0, capsys.readouterr().out
     figures = json.loads(path.read_text())
     assert figures["compiled"]
