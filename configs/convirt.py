@@ -32,7 +32,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.optimizer.learning_rate = 1e-4
     config.optimizer.weight_decay = 1e-6
     config.optimizer.frozen = (
-        "text/encoder/embeddings/.*",
+        "text/encoder/(word|position|type)_embedding",
+        "text/encoder/embedding_norm/.*",
         "text/encoder/layer_[0-5]/.*",
     )
     config.data.augment.update(
