@@ -36,7 +36,6 @@ def parser() -> argparse.ArgumentParser:
     add("--config", default="medclip.py:swin", help="of scaling (%(default)s)")
     add("--chips", type=int, nargs="+", choices=SHAPES, default=list(SHAPES))
     add("--pairs", type=int, default=64, help="a chip (default %(default)s)")
-    add("--quick", action="store_true", help="compile with the least effort")
     return out
 
 
@@ -54,13 +53,13 @@ def plan(config: str, topology: str, batch: int, *more: str) -> dict:
         return json.loads(path.read_text())
 
 
-def towers(pairs: int, *more: str) -> None:
+def towers(pairs: int) -> None:
     print("| towers | layers | peak GiB | compiler's ms a step | compile s |")
     print("| --- | --- | --- | --- | --- |")
     for name, config in TOWERS.items():
         for form, flag in (("one by one", "false"), ("as a loop", "true")):
             scan = f"--config.model.scan_layers={flag}"
-            found = plan(config, "v5p:2x2x1", 4 * pairs, scan, *more)
+            found = plan(config, "v5p:2x2x1", 4 * pairs, scan)
             print(
                 f"| {name} | {form} | {found['peak_bytes'] / GIB:.2f} "
                 f"| {1e3 * found['compiler_seconds']:.1f} "
@@ -69,7 +68,7 @@ def towers(pairs: int, *more: str) -> None:
             )
 
 
-def scaling(config: str, chips: list[int], pairs: int, *more: str) -> None:
+def scaling(config: str, chips: list[int], pairs: int) -> None:
     print(
         "| chips v5p | pairs | peak GiB | compute ms | memory ms | network ms "
         "| compiler ms | efficiency, roofline | efficiency, one after another "
@@ -78,7 +77,7 @@ def scaling(config: str, chips: list[int], pairs: int, *more: str) -> None:
     print("|" + " --- |" * 10)
     first: list[float] = []
     for count in chips:
-        found = plan(config, f"v5p:{SHAPES[count]}", pairs * count, *more)
+        found = plan(config, f"v5p:{SHAPES[count]}", pairs * count)
         network = found["network_seconds"]
         times = [
             found["step_seconds_at_least"],
@@ -98,11 +97,10 @@ def scaling(config: str, chips: list[int], pairs: int, *more: str) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    more = ["--quick"] if args.quick else []
     if args.what == "towers":
-        towers(args.pairs, *more)
+        towers(args.pairs)
     else:
-        scaling(args.config, args.chips, args.pairs, *more)
+        scaling(args.config, args.chips, args.pairs)
     return 0
 
 

@@ -72,7 +72,8 @@ def parser() -> argparse.ArgumentParser:
         "--quick",
         action="store_true",
         help="compile with the least effort, as --search does: several times sooner, "
-        "and memory and time come out somewhat higher",
+        "memory and traffic come out somewhat higher, and the compiler's own estimate "
+        "of the time is left out",
     )
     add("--json", type=Path, metavar="FILE", help="write the figures here as well")
     return out

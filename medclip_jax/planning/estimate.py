@@ -47,7 +47,8 @@ class Plan:
       encoder_flops, loss_flops: operations of one step, counted by hand.
       memory_bytes: to and from the main memory in a step.
       compiler_s: seconds of a step by the TPU compiler's own estimate, nothing beside
-        anything; None for a GPU.
+        anything; None for a GPU, and where it was told to make no effort: it then
+        leaves out what it did not tune.
       collectives: what is sent in a step.
       bounds: axis to bytes that must at least be sent along it.
       compile_s: seconds to compile; None where nothing was.
@@ -164,13 +165,13 @@ def _compile(
             raise
         say(_first_line(error))
         return replace(plan, compile_s=time.perf_counter() - started)
-    text = compiled.as_text()
-    program = Program(text)
+    program = Program(compiled.as_text())
+    tuned = jax.config.jax_exec_time_optimization_effort >= 0
     return replace(
         plan,
         peak=compiled.memory_analysis().peak_memory_in_bytes,
         memory_bytes=program.memory_bytes(),
-        compiler_s=program.cycles() / clock(mesh, plan.topology),
+        compiler_s=program.cycles() / clock(mesh, plan.topology) if tuned else None,
         collectives=program.collectives(plan.mesh, plan.topology.slices),
         compile_s=time.perf_counter() - started,
     )
