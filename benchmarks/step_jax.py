@@ -77,7 +77,7 @@ class Ours:
         def image(params: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
             films = batch["films"]["current_BxHxWx1"]
             out = method.image_encoder.apply(
-                {"params": params["image"]["encoder"]},
+                {"params": params},
                 augment.normalize(films, data.mean, data.std),
                 train=True,
                 keys_B=keys_B,
@@ -87,7 +87,7 @@ class Ours:
         def text(params: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
             mask_BxT = batch["texts"]["mask_BxT"]
             out = method.text_encoder.apply(
-                {"params": params["text"]["encoder"]},
+                {"params": params},
                 batch["texts"]["ids_BxT"],
                 mask_BxT,
                 train=True,
@@ -100,8 +100,7 @@ class Ours:
             params, trunk_BxF, pooled_BxC = of
 
             def unit(head: Any, tower: str, features: jax.Array) -> jax.Array:
-                kernel = {"params": params[tower]["projection"]}
-                return l2_normalize(head.apply(kernel, features))
+                return l2_normalize(head.apply({"params": params[tower]}, features))
 
             images = unit(method.image_head, "image", trunk_BxF)
             texts = unit(method.text_head, "text", pooled_BxC)
@@ -122,6 +121,8 @@ class Ours:
         loss_grad = jax.jit(jax.grad(loss))
         update = jax.jit(update, donate_argnums=0)
         held: dict[str, Any] = {}
+        # Of the parameters' sizes and signs: what their values are costs nothing.
+        grads = jax.tree.map(lambda leaf: leaf + 1e-3, self.state.variables["params"])
 
         def whole(steps: int) -> None:
             for _ in range(steps):
@@ -138,24 +139,27 @@ class Ours:
 
             return run
 
-        def params() -> Any:
-            return self.state.variables["params"]
+        def of(tower: str, part: str) -> Any:
+            return self.state.variables["params"][tower][part]
 
         def of_loss() -> Any:
-            out = held["image"][1], held["text"][1]
-            return loss_grad((params(), *out), batch)
+            heads = {tower: of(tower, "projection") for tower in ("image", "text")}
+            heads["logit_scale"] = self.state.variables["params"]["logit_scale"]
+            return loss_grad((heads, held["image"][1], held["text"][1]), batch)
 
         def optimize(steps: int) -> None:
-            grads = jax.tree.map(lambda a, b: a + b, held["image"][0], held["text"][0])
-            jax.block_until_ready(grads)
             for _ in range(steps):
                 self.state = update(self.state, grads)
             jax.block_until_ready(self.state)
 
         return {
             "step": whole,
-            "image tower": repeated("image", lambda: image_grad(params(), batch)),
-            "text tower": repeated("text", lambda: text_grad(params(), batch)),
+            "image tower": repeated(
+                "image", lambda: image_grad(of("image", "encoder"), batch)
+            ),
+            "text tower": repeated(
+                "text", lambda: text_grad(of("text", "encoder"), batch)
+            ),
             "heads and loss": repeated("loss", of_loss),
             "optimizer": optimize,
         }

@@ -1,17 +1,24 @@
-"""How fast the inputs make batches, and where the time goes.
+"""Our input beside a PyTorch DataLoader, and where the time goes.
 
 Command:
   medclip-jax simulate --out DIR --patients 100 --size 256
   medclip-jax prepare --dataset mimic_cxr --raw DIR/mimic-cxr --out DIR/shards
-  python -m benchmarks.input_pipeline --data DIR/shards --config medclip.py:demo
+  python -m benchmarks.input --data DIR/shards --config medclip.py:demo
 
-Prints records a second a core (CPU seconds of this process, all threads) of whole
-batches with nothing held, and with films and tokens held; each stage of the host work
-by itself; and the augmentation on this machine's device. Any shape can be given:
-`--image_size 224 --crop_from 256` on films of 512 px is what a large run reads.
+Prints films a second a core (CPU seconds, all threads and workers) of whole batches with
+nothing held, and with films and tokens held; each stage of the host work by itself; the
+augmentation on this machine's device; and of the peer (benchmarks/input_torch.py): a
+DataLoader over the same shards, whose workers decode (with Pillow, or with our decoder),
+pad, resize, crop, flip, jitter, warp and normalise. Ours leaves all after the crop to the
+device: the ratio "with augmentation" adds that to our side as if the host's cores did it.
+Our batches hold tokenised texts and labels too, the peer's films alone. Any shape can be
+given: `--image_size 224 --crop_from 256` on films of 512 px is what a large run reads.
 """
 
 import argparse
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -35,8 +42,8 @@ def rate(work: Callable[[int], int], seconds: float) -> float:
 
 def whole_batches(
     datasets: list, options: dict, tokenizer, batch: int, seconds: float
-) -> None:
-    """Batches without and with what is held in RAM."""
+) -> dict[str, float]:
+    """Films a second a core in batches without and with what is held in RAM."""
 
     def work(inputs: reader.TrainInput) -> Callable[[int], int]:
         return lambda step: len(inputs.batch(step)["image_weight_N"])
@@ -46,10 +53,13 @@ def whole_batches(
     )
     warm = reader.TrainInput(datasets, options, tokenizer, 0, batch)
     print(warm.describe())
-    print(f"{'batches, nothing held':32}{rate(work(cold), seconds):10.0f} films/s/core")
+    rates = {"nothing held": rate(work(cold), seconds)}
     for step in range(-(-2 * warm.view.n_images // batch)):  # fill what is held
         warm.batch(step)
-    print(f"{'batches, all held':32}{rate(work(warm), seconds):10.0f} films/s/core")
+    rates["all held"] = rate(work(warm), seconds)
+    for name, value in rates.items():
+        print(f"{'batches, ' + name:32}{value:10.0f} films/s/core")
+    return rates
 
 
 def stages(datasets: list, options: DataOptions, tokenizer, seconds: float) -> None:
@@ -92,11 +102,12 @@ def stages(datasets: list, options: DataOptions, tokenizer, seconds: float) -> N
         print(f"{name:32}{rate(function, seconds):10.0f} /s/core")
 
 
-def device(options: DataOptions, batch: int, seconds: float) -> None:
-    """Augmentation and normalisation of a batch on the default device."""
+def device(options: DataOptions, batch: int, seconds: float) -> dict[str, float]:
+    """Films a second that the default device augments, and normalises."""
     shape = (batch, options.image_size, options.image_size, 1)
     films = jnp.asarray(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
     keys = jax.random.split(jax.random.key(0), batch)
+    rates = {}
     for name, function in {
         "augment and normalise": lambda f, k: augment.augment(f, k, options),
         "normalise alone": lambda f, k: augment.normalize(f, 0.5, 0.3),
@@ -110,7 +121,43 @@ def device(options: DataOptions, batch: int, seconds: float) -> None:
             compiled(films, keys).block_until_ready()
             done += batch
         unit = "/s/core" if on_cpu else f"/s on {jax.devices()[0].device_kind}"
-        print(f"{name:32}{done / (clock() - start):10.0f} {unit}")
+        rates[name] = done / (clock() - start)
+        print(f"{name:32}{rates[name]:10.0f} {unit}")
+    return rates
+
+
+def peer(dataset, rows: list[int], settings: dict, batch: int, films: int) -> dict:
+    """Films a second a core of the DataLoader, by decoder."""
+    rates = {}
+    for decoder in ("pillow", "simplejpeg"):
+        asked = {
+            "dataset": str(dataset.path),
+            "rows": rows,
+            "decoder": decoder,
+            "batch": batch,
+            "workers": settings["workers"],
+            "films": films,
+            "data": settings,
+        }
+        command = [sys.executable, "-m", "benchmarks.input_torch", "--settings"]
+        done = subprocess.run(
+            [*command, json.dumps(asked)], stdout=subprocess.PIPE, text=True, check=True
+        )
+        rates[decoder] = json.loads(done.stdout)["rate"]
+        print(f"{'DataLoader, ' + decoder:32}{rates[decoder]:10.0f} films/s/core")
+    return rates
+
+
+def compare(ours: dict, device_rates: dict, theirs: dict) -> None:
+    """Prints the ratios."""
+    augmenting = device_rates["augment and normalise"]
+    for name, value in ours.items():
+        both = 1 / (1 / value + 1 / augmenting)
+        for decoder, rate_of in theirs.items():
+            print(
+                f"ratio, {name}, to DataLoader with {decoder}: {value / rate_of:.1f}; "
+                f"with augmentation {both / rate_of:.1f}"
+            )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -123,6 +170,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--image_size", type=int, help="default: the config's")
     parser.add_argument("--crop_from", type=int, help="default: the config's")
     parser.add_argument("--seconds", type=float, default=3.0, help="for each figure")
+    parser.add_argument("--films", type=int, default=2048, help="that the peer reads")
     args = parser.parse_args(argv)
     config = config_flags.load_config(args.config, [])
     settings = config.data.to_dict()
@@ -133,9 +181,14 @@ def main(argv: list[str] | None = None) -> int:
     datasets = catalog.open_datasets(args.data, options.datasets)
     name = config.model.text.tokenizer
     tokenizer = reader.make_tokenizer(datasets, settings, name)
-    whole_batches(datasets, settings, tokenizer, args.batch_size, args.seconds)
+    ours = whole_batches(datasets, settings, tokenizer, args.batch_size, args.seconds)
     stages(datasets, options, tokenizer, args.seconds)
-    device(options, args.batch_size, args.seconds)
+    augmented = device(options, args.batch_size, args.seconds)
+    table = catalog.build(datasets, options.train_split, sections=options.sections)
+    first = table.image_dataset_I[0]
+    rows = table.image_row_I[table.image_dataset_I == first].tolist()
+    theirs = peer(datasets[first], rows, settings, args.batch_size, args.films)
+    compare(ours, augmented, theirs)
     return 0
 
 
