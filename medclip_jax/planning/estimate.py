@@ -166,7 +166,7 @@ def _compile(
         say(_first_line(error))
         return replace(plan, compile_s=time.perf_counter() - started)
     program = Program(compiled.as_text())
-    tuned = jax.config.read("jax_exec_time_optimization_effort") >= 0
+    tuned = jax.config.jax_exec_time_optimization_effort >= 0  # type: ignore[attr-defined]
     return replace(
         plan,
         peak=compiled.memory_analysis().peak_memory_in_bytes,
