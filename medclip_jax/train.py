@@ -183,6 +183,8 @@ def main(argv: list[str] | None = None) -> int:
             waited = time.perf_counter()
             batch = next(batches)
             waited = time.perf_counter() - waited
+            if step == first:
+                meetings.meet("the first step")  # the watchdog looks after the others
             state, metrics = made.step(state, batch)
             step += 1
             clock.count(waited)

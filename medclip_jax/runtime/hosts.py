@@ -130,22 +130,23 @@ class Meetings:
         if jax.process_count() == 1:
             return
         wait = ocp.multihost.get_barrier_sync_fn()
+        started = time.monotonic()
         try:
             wait(key=f"{self._number}: {what}", timeout_ms=int(self._seconds * 1000))
         except jax.errors.JaxRuntimeError as error:
             raise Lost(
-                f"waited {self._seconds:g} seconds for {_absent(str(error))} before "
-                f"{what}. What they do instead is in their own logs; where they are "
+                f"waited {time.monotonic() - started:.0f} seconds for "
+                f"{_absent(str(error))} before {what}. What they do instead is in their own logs; where they are "
                 "only slow, set a larger --config.hosts.meet_seconds"
             ) from error
 
 
 def _absent(text: str) -> str:
-    """The processes that a barrier's error names."""
-    listed = re.search(r"timed out task names:\s*((?:.*task:)?\d+(?:\s+\S*\d+)*)", text)
-    if "DEADLINE_EXCEEDED" not in text or not listed:
+    """The processes that a barrier's error names, one a line."""
+    _, found, rest = text.partition("timed out task names:")
+    names = re.findall(r"(\d+)\s*$", rest.strip().split("\n\n")[0], re.MULTILINE)
+    if not found or not names:
         return f"the other processes ({text.splitlines()[0][:200]})"
-    names = re.findall(r"(\d+)\s*$", listed[1], re.MULTILINE)
     several = "processes" if len(names) > 1 else "process"
     return f"{several} {', '.join(names)} of {jax.process_count()}"
 

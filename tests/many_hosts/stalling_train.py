@@ -1,6 +1,6 @@
 """`medclip-jax train` in which one process stops working, and does not die.
 
-STALL=WHERE python -m stalling_train [arguments of train], with WHERE
+STALL=WHERE FROM_STEP=N python -m stalling_train [arguments of train], with WHERE
   input        no batch comes any more
   before_save  it does not come to save
 """
@@ -14,7 +14,7 @@ import jax
 from medclip_jax import cli, train
 from medclip_jax.inputs import reader
 
-FROM_STEP = 3
+FROM_STEP = int(os.environ["FROM_STEP"])
 
 
 def stalls() -> bool:

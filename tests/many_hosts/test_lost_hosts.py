@@ -85,29 +85,38 @@ def test_a_host_that_dies_or_stands_still(start, untouched, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("where", "options", "message"),
+    ("where", "step", "options", "message"),
     [
         # The heartbeats go on: only the work of one process has stopped.
         (
             "input",
-            ["--config.train.watchdog_seconds=6"],
-            "watchdog: nothing happened for 6 seconds while training after step",
+            3,
+            ["--config.train.watchdog_seconds=10"],
+            "watchdog: nothing happened for 10 seconds while training after step",
         ),
         (
             "before_save",
-            ["--config.hosts.meet_seconds=5"],
-            r"waited 5 seconds for process 1 of 2 before saving step 4\..*start the same",
+            3,
+            ["--config.hosts.meet_seconds=20"],
+            r"waited 2\d seconds for process 1 of 2 before saving step 4\..*start the same",
+        ),
+        (
+            "input",
+            0,
+            ["--config.hosts.meet_seconds=20"],
+            r"waited 2\d seconds for process 1 of 2 before the first step",
         ),
     ],
 )
-def test_a_host_that_stops_working(start, tmp_path, where, options, message):
+def test_a_host_that_stops_working(start, tmp_path, where, step, options, message):
     workdir = tmp_path / "work"
     with start(
         workdir, 2, 1, *SHORT, *options,
-        module="stalling_train", environ={"STALL": where},
+        module="stalling_train", environ={"STALL": where, "FROM_STEP": str(step)},
     ) as running:  # fmt: skip
-        running.wait_for_lines(workdir / "metrics.jsonl", 2)
-        statuses = running.ends(6 + SOON)
+        if step:
+            running.wait_for_lines(workdir / "metrics.jsonl", 2)
+        statuses = running.ends(20 + SOON if step else 240)
         logs = [running.log(index) for index in range(2)]
     assert all(status != 0 for status in statuses), statuses
     # Where each has a watchdog, either may be first; the other then ends as well.
@@ -118,7 +127,7 @@ def test_a_host_that_stops_working(start, tmp_path, where, options, message):
         assert re.search(r'File ".*train.py", line \d+,? in main', log), log[-3000:]
     # The stack of the one that stalls tells where.
     assert "in wait_for_ever" in logs[1], logs[1][-3000:]
-    assert complete(workdir) == [2]
+    assert complete(workdir) == ([2] if step else [])
 
 
 def test_no_other_comes(start, tmp_path):
