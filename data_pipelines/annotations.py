@@ -143,7 +143,12 @@ def write(folder: Path, tables: Tables, tasks: Mapping[str, Task]) -> str:
         plain = [{k: row[k] if k in row else empty[k] for k in names} for row in rows]
         plain.sort(key=_key)
         table = pa.Table.from_pylist(plain, SCHEMAS[name])
-        pq.write_table(table, folder / FOLDER / f"{name}.parquet", compression="zstd")
+        pq.write_table(
+            table,
+            folder / FOLDER / f"{name}.parquet",
+            compression="zstd",
+            write_page_checksum=True,
+        )
         for row in table.to_pylist():
             made.update(repr(row).encode())
     stored = {name: dataclasses.asdict(task) for name, task in sorted(tasks.items())}
@@ -181,8 +186,8 @@ def read(folder: str | Path, name: str) -> pa.Table:
         return SCHEMAS[name].empty_table()
     try:
         with path.open("rb") as file:
-            table = pq.read_table(file)
-    except (OSError, pa.ArrowInvalid):
+            table = pq.read_table(file, page_checksum_verification=True)
+    except (OSError, pa.ArrowException):
         raise UserError(f"{path} is damaged; prepare the dataset again") from None
     if not table.schema.equals(SCHEMAS[name]):
         raise UserError(

@@ -263,8 +263,7 @@ def import_beam():
         import apache_beam
     except ImportError:
         raise UserError(
-            "prepare needs Apache Beam, which is not installed: "
-            'pip install "medclip_jax[data]"'
+            "prepare needs Apache Beam, which is not installed: pip install apache-beam"
         ) from None
     finally:
         logging.disable(logging.NOTSET)

@@ -381,7 +381,12 @@ def finish(
 ) -> dict[str, Any]:
     """Writes table and fingerprint, and opens the dataset as a reader would."""
     table = maker.table()
-    pq.write_table(table, final / "studies.parquet", compression="zstd")
+    pq.write_table(
+        table,
+        final / "studies.parquet",
+        compression="zstd",
+        write_page_checksum=True,  # labels are read from here: no bit may turn unseen
+    )
     about = {
         "name": name,
         "fingerprint": maker.fingerprint(annotated),

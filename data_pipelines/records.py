@@ -24,6 +24,7 @@ import json
 import operator
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ import pyarrow.parquet as pq
 
 from data_pipelines.findings import FINDINGS, SPLITS
 from medclip_jax import storage
-from medclip_jax.errors import UserError
+from medclip_jax.errors import TryAgain, UserError, passing
 
 SCHEMA_VERSION = 1
 
@@ -177,6 +178,61 @@ _READ = {
 }
 
 
+class DamagedRecord(UserError):
+    """A stored record that is not what was written: ArrayRecord's own checksum of it
+    differs."""
+
+
+def read(
+    kind: str, source: Sequence[bytes], row: int, files: Sequence[tuple[str, int]]
+) -> dict[str, Any]:
+    """Reads and parses a record, and names its file where that fails.
+
+    Args:
+      kind: "images" or "reports".
+      source: an `ArrayRecordDataSource`.
+      row: counted through all of its files.
+      files: name and number of records of each.
+
+    Raises:
+      DamagedRecord: its bytes are not those that were written.
+      UserError: the file is cut short, or is not there.
+      TryAgain: it cannot be read now.
+    """
+    try:
+        return parse(kind, source[row])
+    except (RuntimeError, IndexError) as error:  # what ArrayRecord's reader raises
+        ends = np.cumsum([count for _, count in files])
+        name = files[int(np.searchsorted(ends, row, side="right"))][0]
+        # Each chunk of Riegeli, in which ArrayRecord writes, has a hash of header and
+        # content.
+        if "Riegeli/records file" in str(error):
+            raise DamagedRecord(
+                f"record {row} of the {kind} differs from its checksum; {_mend(name)}"
+            ) from error
+        if isinstance(error, IndexError):  # the index was read before the file was cut
+            raise UserError(
+                f"record {row} of the {kind} is not there any more: the file was cut "
+                f"short meanwhile; {_mend(name)}"
+            ) from error
+        raise _unreadable(name, error) from error
+
+
+def _unreadable(file: str | os.PathLike[str], error: Exception) -> UserError:
+    kind = TryAgain if passing(error) else UserError
+    return kind(
+        f"{file} cannot be read ({error}): is its disk or mount there, and may this "
+        "account read it? Then start the same command again"
+    )
+
+
+def _mend(file: str) -> str:
+    return (
+        f"copy {file} again, or prepare the dataset again with `medclip-jax prepare "
+        "--overwrite`"
+    )
+
+
 class Records(Sequence):
     """The records of one kind, by row: random access, thread-safe, picklable.
 
@@ -198,6 +254,25 @@ class Records(Sequence):
         self.n_bytes = sum(split.num_bytes for split in found)
         self._source = array_record_data_source.ArrayRecordDataSource(files)
 
+    def check_files(self) -> None:
+        """Opens every file: its index, which is at its end, must tell its records.
+
+        Raises:
+          UserError: naming the first file that is cut short, damaged or of another
+            build.
+          TryAgain: one cannot be read now.
+        """
+        # Opening is waiting where the files are on a mount.
+        with ThreadPoolExecutor(16) as pool:
+            found = pool.map(_count, [name for name, _ in self.files])
+            for (name, expected), count in zip(self.files, found):
+                if count != expected:
+                    raise UserError(
+                        "a shard is damaged or an incomplete copy: expected "
+                        f"{expected} records, found {count or 'no index at its end'}; "
+                        f"{_mend(name)}"
+                    )
+
     def __len__(self) -> int:
         return len(self._source)
 
@@ -205,7 +280,7 @@ class Records(Sequence):
         row = operator.index(row)
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)} {self.kind}")
-        return parse(self.kind, self._source[row])
+        return read(self.kind, self._source, row, self.files)
 
     def serialized(self, rows: Sequence[int]) -> Sequence[bytes]:
         """Records as they are stored, read together."""
@@ -213,6 +288,21 @@ class Records(Sequence):
 
     def __repr__(self) -> str:
         return f"Records({self.kind!r}, {len(self)} rows)"
+
+
+def _count(file: str) -> int:
+    """Records of a file by the index at its end; 0 where there is none to be read."""
+    from array_record.python import array_record_module
+
+    try:
+        reader = array_record_module.ArrayRecordReader(file, "readahead_buffer_size:0")
+        if count := reader.num_records():
+            return count
+        reader.read([0])  # it counted none: this says why
+    except (RuntimeError, IndexError) as error:
+        if passing(error):
+            raise _unreadable(file, error) from error
+    return 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,11 +365,14 @@ def open_dataset(path: str | os.PathLike[str]) -> Dataset:
     Raises:
       UserError: no dataset there, made for another schema, or the study table and
         the shards disagree (the first difference is named).
+      TryAgain: it cannot be read now.
     """
     path = storage.path(path)
     try:
         about = json.loads((path / "fingerprint.json").read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if passing(error):
+            raise _unreadable(path / "fingerprint.json", error) from error
         raise UserError(
             f"expected a prepared dataset at {path}, found no readable "
             "fingerprint.json; make one with `medclip-jax prepare`"
@@ -297,6 +390,8 @@ def open_dataset(path: str | os.PathLike[str]) -> Dataset:
             for kind in FIELDS
         }
     except Exception as error:  # TFDS, ArrayRecord and protobuf have kinds of their own
+        if passing(error):
+            raise _unreadable(path, error) from error
         raise _damaged(path, error) from error
     dataset = Dataset(
         about["name"],
@@ -310,11 +405,11 @@ def open_dataset(path: str | os.PathLike[str]) -> Dataset:
         about.get("for_pretraining", True),
     )
     _check_counts(dataset, about)
+    for kind in stored.values():
+        if isinstance(kind, Records):
+            kind.check_files()
     rows = np.linspace(0, table.num_rows - 1, 8) if table.num_rows else np.zeros(0)
-    try:
-        check_joins(dataset, rows.astype(int))
-    except (IndexError, RuntimeError) as error:
-        raise _damaged(path, error) from error
+    check_joins(dataset, rows.astype(int))
     return dataset
 
 
@@ -329,8 +424,10 @@ def _damaged(path: Path, error: Exception) -> UserError:
 def _read_table(path: Path) -> pa.Table:
     try:
         with (path / "studies.parquet").open("rb") as file:
-            table = pq.read_table(file)
-    except (OSError, pa.ArrowInvalid):
+            table = pq.read_table(file, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        if getattr(error, "errno", None) and passing(error):  # pyarrow's own have none
+            raise _unreadable(path / "studies.parquet", error) from error
         raise UserError(
             f"{path}/studies.parquet is missing or damaged; prepare the dataset again"
         ) from None

@@ -12,7 +12,9 @@ takes an s3:// path for a relative local one (`_use_gcs_driver` in its
 
 import argparse
 import contextlib
+import errno
 import importlib.util
+import logging
 import os
 import shutil
 import tempfile
@@ -21,10 +23,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from medclip_jax.errors import UserError
+from medclip_jax.errors import TryAgain, UserError
 
 GS = "gs://"
-_INSTALL = "pip install 'medclip_jax[gcs]'"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_INSTALL = "pip install gcsfs 'etils[epath]'"
+# How long the first look at a bucket may take. gcsfs tries for over a minute, as it
+# should in a run of days, but not before a wrong name or a missing network is told.
+_LOOK_SECONDS = 15
 
 
 def path(text: str | os.PathLike[str]) -> Path:
@@ -81,13 +87,14 @@ def check(path: Path) -> None:
     """Asks for a remote folder's bucket; for a local path nothing is to be done.
 
     Raises:
-      UserError: there is no such bucket, it is not to be reached, or not allowed.
+      UserError: there is no such bucket, or it refuses.
+      TryAgain: it is not to be reached.
     """
     if not is_remote(path):
         return
     bucket = GS + os.fspath(path).removeprefix(GS).split("/")[0]
     with _mending(bucket):
-        found = _epath(bucket).exists()
+        found = _look(bucket)
     if not found:
         raise UserError(
             f"{path}: there is no bucket {bucket}, or this account may not list it; "
@@ -124,12 +131,53 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
         return
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
     try:
-        with part.open("wb") as file:
+        with naming_full_disk(path), part.open("wb") as file:
             yield file
         os.replace(part, path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def naming_full_disk(path: Path, what: str = "") -> Iterator[None]:
+    """Says where there was no room for what is written inside, and how to go on.
+
+    Args:
+      path: what is written.
+      what: how much that takes, or what else is to be known; a sentence.
+
+    Raises:
+      UserError: the disk is full, or the quota or largest size of a file is reached.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError) or not _is_full(error):
+            raise
+        raise UserError(
+            f"{path} could not be written: {_reason(error)}{_free(path)}. "
+            f"{what + '. ' if what else ''}Make room there, then start the same "
+            "command again"
+        ) from error
+
+
+def _is_full(error: BaseException) -> bool:
+    # Libraries in C++ and Rust tell the reason in words alone, those of the C library.
+    number = getattr(error, "errno", None)
+    return number in _FULL or any(os.strerror(code) in str(error) for code in _FULL)
+
+
+def _reason(error: BaseException) -> str:
+    reasons = [os.strerror(code) for code in _FULL]
+    return next((reason for reason in reasons if reason in str(error)), str(error))
+
+
+def _free(path: Path) -> str:
+    if is_remote(path):
+        return ""
+    folder = next(parent for parent in Path(path).absolute().parents if parent.exists())
+    return f" ({shutil.disk_usage(folder).free / 1e6:.1f} MB are free)"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -161,7 +209,7 @@ def upload(source: Path, target: Path, first: str = "") -> None:
 
 def download(source: Path, target: Path) -> None:
     """Copies a file, or a folder with all that is in it, to a local path."""
-    with _mending(source):
+    with naming_full_disk(target), _mending(source):
         if source.is_dir():
             target.mkdir(parents=True, exist_ok=True)
             for child in source.iterdir():
@@ -198,11 +246,52 @@ def _epath(text: str) -> Any:
     os.environ.setdefault("EPATH_USE_TF", "false")
     import fsspec
 
+    # It prints a trace of what it raises too.
+    if logging.getLogger("gcsfs").level == logging.NOTSET:
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     # A listing that was kept would hide what TensorStore and other hosts write.
     fsspec.config.conf.setdefault("gs", {}).setdefault("use_listings_cache", False)
     from etils import epath
 
     return epath.Path(text)
+
+
+def _look(bucket: str) -> bool:
+    """Whether there is a bucket, with the tries that a quarter of a minute allows."""
+    _epath(bucket)
+    import fsspec
+
+    tries = _Tries()
+    logger = logging.getLogger("gcsfs")
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(tries)
+    logger.propagate = False
+    logger.setLevel(logging.DEBUG)
+    try:
+        # The file system that etils takes, which is kept.
+        system: Any = fsspec.filesystem("gs", finalize_on_close=True)
+        exists = system._exists  # what fsspec has the sync form of, without a limit
+        return fsspec.asyn.sync(system.loop, exists, bucket, timeout=_LOOK_SECONDS)
+    except TimeoutError as error:
+        raise TryAgain(
+            f"{bucket}: no answer within {_LOOK_SECONDS} seconds"
+            f"{tries.reason and f' ({tries.reason})'}. Is there a network here, and a "
+            "way to storage.googleapis.com (through a proxy: HTTPS_PROXY)?"
+        ) from error
+    finally:
+        logger.removeHandler(tries)
+        logger.propagate = propagate
+        logger.setLevel(level)
+
+
+class _Tries(logging.Handler):
+    """Keeps why gcsfs tried again: it raises the reason of the last try alone."""
+
+    reason = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _, found, reason = record.getMessage().partition("exception: ")
+        self.reason = reason if found else self.reason
 
 
 def _upload(source: Path, target: Path) -> None:
@@ -221,7 +310,15 @@ def _mending(path: str | os.PathLike[str]) -> Iterator[None]:
     except (UserError, FileNotFoundError):
         raise
     except Exception as error:
-        raise UserError(
+        if not is_remote(path) or _is_full(error):
+            raise  # of a disk
+        from gcsfs.retry import is_retriable
+
+        passes = is_retriable(error) or isinstance(
+            error, (TimeoutError, ConnectionError)
+        )
+        kind = TryAgain if passes else UserError
+        raise kind(
             f"{path} cannot be read or written ({type(error).__name__}: {error}). Is "
             "the account known here (gcloud auth application-default login, or the "
             "machine's service account), and may it read, write, list and delete "

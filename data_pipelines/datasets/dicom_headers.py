@@ -32,8 +32,7 @@ def read_headers(
         import pydicom
     except ImportError:
         raise UserError(
-            "DICOM headers need pydicom, which is not installed: "
-            'pip install "medclip_jax[data]"'
+            "DICOM headers need pydicom, which is not installed: pip install pydicom"
         ) from None
 
     def read(path: Path) -> dict[str, str] | None:

@@ -40,7 +40,7 @@ def dicom(
     except ImportError:
         raise UserError(
             "--benchmarks needs pydicom for its DICOM films, which is not installed: "
-            'pip install "medclip_jax[data]"'
+            "pip install pydicom"
         ) from None
     stored_HxW = np.round(gray_HxW * ((2**bits - 1) / 255)).astype(
         np.uint8 if bits == 8 else np.uint16
@@ -81,7 +81,8 @@ def dicom(
             except RuntimeError:
                 raise UserError(
                     f"--benchmarks: no encoder for {syntax[compression].name}: "
-                    'pip install "medclip_jax[data]"'
+                    "pip install pyjpegls pylibjpeg pylibjpeg-openjpeg pylibjpeg-rle "
+                    "python-gdcm"
                 ) from None
     file = io.BytesIO()
     made.save_as(file, enforce_file_format=True)

@@ -112,7 +112,7 @@ def _read(data: bytes) -> Any:
     except ImportError:
         raise BadFilm(
             UNREADABLE,
-            "DICOM needs pydicom, found none: pip install 'medclip_jax[data]'",
+            "DICOM needs pydicom, found none: pip install pydicom",
         ) from None
     from pydicom import uid
 

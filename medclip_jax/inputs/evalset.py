@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from data_pipelines.records import Dataset
+from data_pipelines.records import DamagedRecord, Dataset
 from medclip_jax.errors import UserError
 from medclip_jax.inputs import catalog as catalogs
 from medclip_jax.inputs import images
@@ -62,11 +62,11 @@ class EvalImages:
         weight = np.ones(len(indices), np.float32)
         for row, index in enumerate(indices):
             dataset = self._datasets[self._dataset_N[index]]
-            data = dataset.images[int(self._row_N[index])]["film"]
             try:
+                data = dataset.images[int(self._row_N[index])]["film"]
                 film = images.evaluation_film(data, size, self.resampling)
                 films[row, ..., 0] = film
-            except images.BadFilm as error:
+            except (DamagedRecord, images.BadFilm) as error:
                 weight[row] = 0
                 name = f"{self.dataset_names[index]}/{self.ids[index]}"
                 _log.warning("film %s is left out (weight 0): %s", name, error)

@@ -6,7 +6,7 @@ from typing import Any
 
 from medclip_jax.errors import UserError
 
-VIEWS = ("pairs", "unpaired", "images")
+VIEWS = ("pairs", "unpaired", "images", "two_crops")
 SAMPLINGS = ("decoupled", "official")
 _LISTS = ("datasets", "views", "sections")
 
@@ -102,6 +102,16 @@ class DataOptions:
     workers: int = 2
     cache_bytes: int = 2 << 30
     max_bad_rate: float = 0.01
+
+    @property
+    def films(self) -> tuple[str, ...]:
+        """The films of an example, as a batch names them: NAME_BxHxWx1."""
+        return ("current", "second") if self.view == "two_crops" else ("current",)
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the view has texts at all."""
+        return self.view in ("pairs", "unpaired")
 
     def texts_of(self, images: int) -> int:
         """How many texts a batch of so many images has."""

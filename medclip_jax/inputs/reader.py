@@ -77,7 +77,8 @@ class TrainInput:
         """This process's parts of the batch of a step; a pure function of the step.
 
         Returns:
-          films: {"current_BxHxWx1": uint8}; texts: ids_BxT, mask_BxT, word_ids_BxT
+          films: {"current_BxHxWx1": uint8}, and "second_BxHxWx1", another crop, with
+          the view "two_crops"; texts: ids_BxT, mask_BxT, word_ids_BxT
           int32; image_labels_Nx14, text_labels_Mx14: int8 raw codes;
           image_weight_N, text_weight_M: float32, 0 for what is absent or bad.
         """
@@ -86,15 +87,13 @@ class TrainInput:
         )
         films, good_N = self._read_films(rows)
         text_labels, has_text_M = self._text_labels(rows)
+        texts, readable_M = self._read_texts(rows)
+        has_text_M &= readable_M
         if self.view.is_paired:  # a pair without its film is no anchor, no negative
             good_N = has_text_M = good_N & has_text_M
-        keys = [
-            (int(report), self._number(sentence)) if report >= 0 else None
-            for report, sentence in zip(rows.report_M, rows.sentence_M)
-        ]
         return {
-            "films": {"current_BxHxWx1": films},
-            "texts": self._tokens.encode(keys, self._texts.read),
+            "films": films,
+            "texts": texts,
             "image_labels_Nx14": self.catalog.image_labels_Ix14[rows.image_N],
             "text_labels_Mx14": text_labels,
             "image_weight_N": good_N.astype(np.float32),
@@ -112,7 +111,7 @@ class TrainInput:
             self.options.cache_bytes,
             self.options.max_bad_rate,
         )
-        self._texts = TextStore(datasets, self.catalog)
+        self._texts = TextStore(datasets, self.catalog, self.options.max_bad_rate)
 
     def prefetch(
         self, start_step: int = 0, stop_step: int = 2**62
@@ -141,6 +140,25 @@ class TrainInput:
             found = self.view.images(np.concatenate(positions))
             wanted_I[found[found >= 0]] = True
         return wanted_I
+
+    def ids_of(self, step: int) -> dict[str, list[str]]:
+        """Ids of the films and reports in the batch of an update, over all processes.
+
+        Args:
+          step: counted from 1, as metrics are.
+        """
+        n, m = self.n_images, self.n_texts
+        rows = self.view.rows(
+            np.arange(n, dtype=np.int64) + (step - 1) * n,
+            np.arange(m, dtype=np.int64) + (step - 1) * m,
+        )
+        found = self.catalog
+        images = rows.image_N[rows.image_N >= 0]
+        studies = found.report_study_R[rows.report_M[rows.report_M >= 0]]
+        return {
+            "films": list(found.image_id_I[images]),
+            "reports of studies": list(found.study_id_Q[studies]),
+        }
 
     def describe(self) -> str:
         """What is read, in a few lines: sizes, streams, and the RAM it will take."""
@@ -181,23 +199,54 @@ class TrainInput:
         first = step * size + np.asarray(self._parts, np.int64) * each
         return (first[:, None] + np.arange(each)).ravel()
 
-    def _read_films(self, rows: samplers.Rows) -> tuple[np.ndarray, np.ndarray]:
+    def _read_films(
+        self, rows: samplers.Rows
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Crops of each film, and which films are not damaged."""
         size, area_min = self.options.image_size, self.options.augment.crop_area_min
-        films = np.zeros((len(rows.image_N), size, size, 1), np.uint8)
+        shape = (len(rows.image_N), size, size, 1)
+        films = {f"{name}_BxHxWx1": np.zeros(shape, np.uint8)
+                 for name in self.options.films}  # fmt: skip
         good = np.zeros(len(rows.image_N), bool)
-        draws = np.stack(
-            [
-                draw.uniform(self.seed, name, rows.image_positions_N)
-                for name in ("crop top", "crop left", "crop area")
-            ],
-            axis=1,
-        )
+        draws = {
+            f"{name}_BxHxWx1": self._crop_draws("" if name == "current" else name, rows)
+            for name in self.options.films
+        }
         for row, image in enumerate(rows.image_N):
             film = self._films.film(int(image))
             if film is not None:
-                films[row, ..., 0] = images.crop(film, size, draws[row], area_min)
                 good[row] = True
+                for name, cut in films.items():
+                    drawn = draws[name][row]
+                    cut[row, ..., 0] = images.crop(film, size, drawn, area_min)
         return films, good
+
+    def _crop_draws(self, of: str, rows: samplers.Rows) -> np.ndarray:
+        """float64 [N, 3]: see `images.crop`."""
+        names = (f"{of} crop {what}".strip() for what in ("top", "left", "area"))
+        drawn = [
+            draw.uniform(self.seed, name, rows.image_positions_N) for name in names
+        ]
+        return np.stack(drawn, axis=1)
+
+    def _read_texts(
+        self, rows: samplers.Rows
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Token arrays, and which texts are not of a damaged report."""
+        keys = [
+            (int(report), self._number(sentence)) if report >= 0 else None
+            for report, sentence in zip(rows.report_M, rows.sentence_M)
+        ]
+        damaged = set()
+
+        def read(key: tuple[int, int]) -> str | None:
+            text = self._texts.read_good(key)
+            if text is None:
+                damaged.add(key)
+            return text
+
+        texts = self._tokens.encode(keys, read)
+        return texts, np.array([key not in damaged for key in keys], bool)
 
     def _text_labels(self, rows: samplers.Rows) -> tuple[np.ndarray, np.ndarray]:
         sentence, report = rows.sentence_M, rows.report_M
@@ -252,7 +301,7 @@ class TrainInput:
         return len(self.catalog.image_row_I) * self.options.crop_from**2
 
     def _batch_bytes(self) -> int:
-        films = self.n_images * self.options.image_size**2
+        films = len(self.options.films) * self.n_images * self.options.image_size**2
         whole = films + self.n_texts * self.options.text_length * 12
         return whole * len(self._parts) // self._of
 
@@ -284,7 +333,7 @@ def make_tokenizer(
     if name:
         return Tokenizer.load(name)
     options = DataOptions.of(data_config)
-    if options.view == "images":
+    if not options.reads_text:
         return Tokenizer.from_vocabulary(list(wordpiece.SPECIAL_TOKENS))
     datasets = catalogs.training_datasets(data_dir, options.datasets)
     catalog = open_catalog(datasets, options)

@@ -186,17 +186,22 @@ class Official:
 
 
 class Images:
-    """Images alone, for methods that read labels and no text."""
+    """Images alone, for methods that read no text: those with labels ("images"), or
+    all of them, each in two crops."""
 
     is_paired, fills_no_finding = False, False
 
     def __init__(self, catalog: Catalog, options: DataOptions, seed: int):
         known = (catalog.image_labels_Ix14 != views.NOT_GIVEN).any(axis=1)
+        if options.view == "two_crops":
+            known[:] = True
+        self._options = options
         self._stream = Stream({"images": (np.flatnonzero(known), 1.0)}, seed)
         self.n_images = self.n_texts = int(known.sum())
         self._unlabelled = int((~known).sum())
         if not self.n_images:
-            raise UserError(_empty(catalog, options, "no film has labels"))
+            what = "has labels" if options.view == "images" else "is there"
+            raise UserError(_empty(catalog, options, f"no film {what}"))
 
     def images(self, positions: np.ndarray) -> np.ndarray:
         return self._stream.at(positions)
@@ -207,6 +212,8 @@ class Images:
         return Rows(image, absent, absent, image_positions, text_positions)
 
     def describe(self) -> str:
+        if self._options.view == "two_crops":
+            return f"{self.n_images} films, each in two crops"
         return f"{self.n_images} films with labels; {self._unlabelled} without left out"
 
 
@@ -221,7 +228,7 @@ def make(catalog: Catalog, options: DataOptions, seed: int) -> View:
     """
     if options.view == "pairs":
         return Pairs(catalog, options, seed)
-    if options.view == "images":
+    if not options.reads_text:
         return Images(catalog, options, seed)
     kind = Decoupled if options.unpaired.sampling == "decoupled" else Official
     return kind(catalog, options, seed)

@@ -13,7 +13,9 @@ hosts 15 %.
       *.json            beside each file: its bytes, SHA-256 and rows
 
 A file stands there whole or not at all. One that is whole and holds what is wanted is
-left as it is; any other is made again. Nothing is ever deleted, and a file without its
+left as it is; any other is made again. A film that is damaged where it comes from is
+left out, and is the same bad record (`data.max_bad_rate`) when it is read; the next
+start copies its shard again. Nothing is ever deleted, and a file without its
 description, which is not of this program, is not written over.
 """
 
@@ -31,7 +33,7 @@ import pyarrow.compute as pc
 
 from data_pipelines import records
 from medclip_jax import storage
-from medclip_jax.errors import UserError
+from medclip_jax.errors import TryAgain, UserError, passing
 from medclip_jax.inputs.catalog import Catalog
 
 Report = Callable[[str, bool], None]
@@ -49,30 +51,39 @@ class StagedFilms(Sequence):
       dataset: name, for messages.
       length: records of the whole.
       parts: file and rows of each staged shard, in the order of the rows.
+      damaged: what is wrong with the wanted records that could not be staged, by row.
     """
 
     kind = "images"
 
     def __init__(
-        self, dataset: str, length: int, parts: Sequence[tuple[Path, list[int]]]
+        self,
+        dataset: str,
+        length: int,
+        parts: Sequence[tuple[Path, list[int]]],
+        damaged: Mapping[int, str],
     ):
         from array_record.python import array_record_data_source as source
 
-        self._dataset, self._length = dataset, length
+        self._dataset, self._length, self._damaged = dataset, length, dict(damaged)
+        parts = [(file, rows) for file, rows in parts if rows]
         self._rows = np.array([row for _, rows in parts for row in rows], np.int64)
         files = [str(file) for file, _ in parts]
+        self._files = [(str(file), len(rows)) for file, rows in parts]
         self._source = source.ArrayRecordDataSource(files) if files else ()
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, row):
+        if row in self._damaged:
+            raise records.DamagedRecord(self._damaged[row])
         place = int(np.searchsorted(self._rows, row))
         if place == len(self._rows) or self._rows[place] != row:
             raise LookupError(
                 f"film {row} of {self._dataset} was not staged on this host"
             )
-        return records.parse(self.kind, self._source[place])
+        return records.read(self.kind, self._source, place, self._files)
 
 
 def reports(
@@ -87,6 +98,7 @@ def reports(
 
     Raises:
       UserError: too little space, or a file in the way.
+      TryAgain: they cannot be read now.
     """
     found = []
     for dataset in datasets:
@@ -102,7 +114,7 @@ def reports(
             folder, sum(map(storage.size, lacking)), f"{dataset.name} reports"
         )
         for file in lacking:
-            _make(target / file.name, {}, lambda part: _copy(file, part))  # noqa: B023
+            _make(target / file.name, lambda part: _copy(file, part))  # noqa: B023
         local = records.Records("reports", target)
         found.append(dataclasses.replace(dataset, reports=local))
     return found
@@ -125,7 +137,8 @@ def films(
       report: shows how far it is.
 
     Raises:
-      UserError: too little space, a file in the way, or damaged shards.
+      UserError: too little space, a file in the way, or a shard that was cut short.
+      TryAgain: a shard cannot be read now.
     """
     plans = [
         _plan(dataset, rows, _folder(dataset, folder, process))
@@ -136,17 +149,14 @@ def films(
     total = sum(len(shard.rows) for shard in lacking)
     done = 0
     for shard in lacking:
-        shard.held = _make(
-            shard.target,
-            {"rows": shard.rows},
-            lambda part: _extract(shard, part),  # noqa: B023
-        )
+        shard.held = _make(shard.target, lambda part: _extract(shard, part))  # noqa: B023
         done += len(shard.rows)
         report(f"staging films: {done} of {total}", True)
     staged = []
     for dataset, plan in zip(datasets, plans):
         parts = [(shard.target, shard.held["rows"]) for shard in plan if shard.held]
-        films = StagedFilms(dataset.name, len(dataset.images), parts)
+        damaged = {row: why for shard in plan for row, why in shard.damaged.items()}
+        films = StagedFilms(dataset.name, len(dataset.images), parts, damaged)
         staged.append(dataclasses.replace(dataset, images=films))
     report(_summary(datasets, plans, total, folder), False)
     return staged
@@ -170,6 +180,7 @@ class _Shard:
       target: the file to make.
       n_bytes: about what it will take.
       held: the description of the file where there is one that will do.
+      damaged: why records of `rows` are not in the file, by row.
     """
 
     dataset: records.Dataset
@@ -177,6 +188,7 @@ class _Shard:
     target: Path
     n_bytes: int
     held: Mapping[str, Any] | None
+    damaged: dict[int, str] = dataclasses.field(default_factory=dict)
 
 
 def _folder(dataset: records.Dataset, folder: Path, process: tuple[int, int]) -> Path:
@@ -205,7 +217,7 @@ def _plan(dataset: records.Dataset, rows: np.ndarray, folder: Path) -> list[_Sha
     return plan
 
 
-def _extract(shard: _Shard, part: Path) -> None:
+def _extract(shard: _Shard, part: Path) -> dict[str, Any]:
     """Writes the wanted records of a shard, each checked against the study table."""
     from array_record.python import array_record_module
 
@@ -215,7 +227,7 @@ def _extract(shard: _Shard, part: Path) -> None:
     try:
         for begin in range(0, len(shard.rows), _AT_ONCE):
             rows = shard.rows[begin : begin + _AT_ONCE]
-            for row, content in zip(rows, _read(shard, rows)):
+            for row, content in _read(shard, rows).items():
                 found = records.parse("images", content)["image_id"]
                 if found != ids[row]:
                     raise UserError(
@@ -226,18 +238,24 @@ def _extract(shard: _Shard, part: Path) -> None:
                 writer.write(content)
     finally:
         writer.close()
+    return {"rows": [row for row in shard.rows if row not in shard.damaged]}
 
 
-def _read(shard: _Shard, rows: list[int]) -> Sequence[bytes]:
+def _read(shard: _Shard, rows: list[int]) -> dict[int, bytes]:
+    """Records by row; those that are damaged are noted instead."""
     stored = shard.dataset.images
     assert isinstance(stored, records.Records)
     try:
-        return stored.serialized(rows)
-    except RuntimeError as error:  # what ArrayRecord's reader raises
-        raise UserError(
-            f"{shard.dataset.path}/images/{shard.target.name} cannot be read: copy "
-            "the data set there again, or prepare it again"
-        ) from error
+        return dict(zip(rows, stored.serialized(rows)))
+    except (RuntimeError, IndexError):  # of any of them, which it does not name
+        found = {}
+        for row in rows:
+            try:
+                stored[row]
+                found[row] = stored.serialized([row])[0]
+            except records.DamagedRecord as error:
+                shard.damaged[row] = str(error)
+        return found
 
 
 def _ids(dataset: records.Dataset) -> dict[int, str]:
@@ -246,19 +264,19 @@ def _ids(dataset: records.Dataset) -> dict[int, str]:
     return dict(zip(rows, pc.list_flatten(dataset.table["image_ids"]).to_pylist()))
 
 
-def _copy(source: Path, part: Path) -> None:
+def _copy(source: Path, part: Path) -> dict[str, Any]:
     storage.download(source, part)
     if (found := part.stat().st_size) != (expected := storage.size(source)):
         raise UserError(
             f"{source}: {expected} bytes there, {found} copied; it changed meanwhile, "
             "or the copy was cut short: start again"
         )
+    return {}
 
 
-def _make(
-    target: Path, about: dict[str, Any], write: Callable[[Path], None]
-) -> Mapping[str, Any]:
-    """Makes a file and its description; killed at any time, it can be made again."""
+def _make(target: Path, write: Callable[[Path], dict[str, Any]]) -> Mapping[str, Any]:
+    """Makes a file and its description, of which `write` gives a part; killed at any
+    time, it can be made again."""
     description = _description(target)
     if target.exists() and not description.exists():
         raise UserError(
@@ -267,14 +285,16 @@ def _make(
         )
     part = target.with_name(target.name + ".part")
     try:
-        write(part)
-        with part.open("r+b") as file:
-            os.fsync(file.fileno())
+        with storage.naming_full_disk(part, "--stage may name another folder"):
+            about = write(part)
+            with part.open("r+b") as file:
+                os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:
-        free = shutil.disk_usage(target.parent).free
-        raise UserError(
-            f"{part} could not be written ({type(error).__name__}), {_gb(free)} are "
-            "free there: make room, or name another folder with --stage"
+        kind = TryAgain if passing(error) else UserError
+        raise kind(
+            f"{part} could not be made ({type(error).__name__}: {error}): are the disks "
+            "or mounts of the data and of --stage there, and may this account read and "
+            "write them? Then start the same command again"
         ) from error
     about = {"bytes": part.stat().st_size, "sha256": _digest(part), **about}
     # Before the file: one without a description is of somebody else.

@@ -6,15 +6,72 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_pipelines.records import Dataset
+from data_pipelines.records import DamagedRecord, Dataset
 from medclip_jax.errors import UserError
 from medclip_jax.inputs import images
 from medclip_jax.inputs.catalog import Catalog
 
 _log = logging.getLogger(__name__)
 
-# So few bad films never stop a run, whatever the rate: the first batch is small.
+# So few bad records never stop a run, whatever the rate: the first batch is small.
 _FEW_BAD = 4
+
+
+class BadRecords:
+    """Counts what could not be read, names it once, and stops above a rate.
+
+    Each record counts once, however often it is read: what is held in RAM is not read
+    again, what is damaged is.
+
+    Args:
+      kind: "film" or "report", for messages.
+      max_rate: share of the records read so far above which reading stops; 0 stops at
+        the first.
+    """
+
+    def __init__(self, kind: str, max_rate: float):
+        self._kind, self._max_rate = kind, max_rate
+        self._names: dict[int, str] = {}
+        self._read: set[int] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def ids(self) -> list[str]:
+        """What could not be read so far."""
+        with self._lock:
+            return sorted(self._names.values())
+
+    def count_good(self, index: int) -> None:
+        """Counts a record that was read; `index` as in `note`."""
+        with self._lock:
+            self._read.add(index)
+
+    def note(self, index: int, name: str, error: Exception) -> None:
+        """Counts a bad record.
+
+        Args:
+          index: of it in the catalog.
+          name: its id.
+          error: what is wrong with it.
+
+        Raises:
+          UserError: too large a share of the records is bad.
+        """
+        with self._lock:
+            self._read.add(index)
+            is_new = index not in self._names
+            self._names[index] = name
+            n_bad, n_read = len(self._names), len(self._read)
+            names = sorted(self._names.values())[:5]
+        if is_new:
+            _log.warning("%s %s is left out (weight 0): %s", self._kind, name, error)
+        if n_bad > (max(_FEW_BAD, self._max_rate * n_read) if self._max_rate else 0):
+            raise UserError(
+                f"{n_bad} of {n_read} {self._kind}s read could not be decoded, more "
+                f"than config.data.max_bad_rate = {self._max_rate:g} allows; the first "
+                f"ids: {', '.join(names)}. The last: {error}. Mend the data and start "
+                "the same command again, or raise the rate"
+            )
 
 
 class FilmStore:
@@ -46,20 +103,17 @@ class FilmStore:
         self._image_size = image_size
         self._crop_from = crop_from
         self._most_held = cache_bytes // (crop_from * crop_from)
-        self._max_bad_rate = max_bad_rate
         self._held: dict[int, np.ndarray] = {}
-        self._bad: dict[int, str] = {}
-        self._n_read = self._n_bad = 0
+        self._bad = BadRecords("film", max_bad_rate)
         self._lock = threading.Lock()
 
     @property
     def bad_ids(self) -> list[str]:
-        """Ids of the films that could not be decoded so far."""
-        with self._lock:
-            return sorted(self._bad.values())
+        """Ids of the films that could not be read or decoded so far."""
+        return self._bad.ids
 
     def film(self, index: int) -> np.ndarray | None:
-        """The film of an image, or None if it cannot be decoded.
+        """The film of an image, or None if its record is damaged.
 
         Args:
           index: of the image in the catalog.
@@ -68,55 +122,42 @@ class FilmStore:
           uint8 [crop_from, crop_from]; not to be written to.
 
         Raises:
-          UserError: too large a share of the films could not be decoded.
+          UserError: too large a share of the films is bad.
         """
         held = self._held.get(index)
         if held is not None:
-            self._count(bad=False)
             return held
         dataset = self._datasets[self._catalog.image_dataset_I[index]]
-        data = dataset.images[int(self._catalog.image_row_I[index])]["film"]
         try:
+            data = dataset.images[int(self._catalog.image_row_I[index])]["film"]
             film = images.training_film(data, self._image_size, self._crop_from)
-        except images.BadFilm as error:
+        except (DamagedRecord, images.BadFilm) as error:
             name = f"{dataset.name}/{self._catalog.image_id_I[index]}"
-            self._note_bad(index, name, error)
+            self._bad.note(index, name, error)
             return None
-        self._count(bad=False)
+        self._bad.count_good(index)
         with self._lock:
             if len(self._held) < self._most_held:
                 film.setflags(write=False)
                 self._held[index] = film
         return film
 
-    def _count(self, bad: bool) -> None:
-        with self._lock:
-            self._n_read += 1
-            self._n_bad += bad
-
-    def _note_bad(self, index: int, name: str, error: images.BadFilm) -> None:
-        self._count(bad=True)
-        with self._lock:
-            is_new = index not in self._bad
-            self._bad[index] = name
-            n_bad, n_read = self._n_bad, self._n_read
-            names = sorted(self._bad.values())[:5]
-        if is_new:
-            _log.warning("film %s is left out (weight 0): %s", name, error)
-        if n_bad > max(_FEW_BAD, self._max_bad_rate * n_read):
-            raise UserError(
-                f"{n_bad} of {n_read} films read could not be decoded, more than "
-                f"config.data.max_bad_rate = {self._max_bad_rate:g} allows; the first "
-                f"ids: {', '.join(names)}. Prepare the dataset again, or raise the rate"
-            )
-
 
 class TextStore:
-    """The texts of the reports, by report and sentence."""
+    """The texts of the reports, by report and sentence.
 
-    def __init__(self, datasets: Sequence[Dataset], catalog: Catalog):
+    Args:
+      datasets: opened datasets, as the catalog was built from.
+      catalog: says where each report is.
+      max_bad_rate: share of damaged reports above which `read_good` stops.
+    """
+
+    def __init__(
+        self, datasets: Sequence[Dataset], catalog: Catalog, max_bad_rate: float = 0.0
+    ):
         self._datasets = datasets
         self._catalog = catalog
+        self._bad = BadRecords("report", max_bad_rate)
 
     def read(self, key: tuple[int, int]) -> str:
         """A sentence, or all kept sentences of a report.
@@ -124,11 +165,30 @@ class TextStore:
         Args:
           key: (index of the report, number of the sentence in its record); -1 as
             the number joins the sentences that the catalog kept.
+
+        Raises:
+          DamagedRecord: its bytes are not those that were written.
         """
         report, number = key
         if number < 0:
             return " ".join(self.kept(report))
         return self._record(report)["sentences"][number]
+
+    def read_good(self, key: tuple[int, int]) -> str | None:
+        """As `read`, but None for a damaged report, which is counted and named.
+
+        Raises:
+          UserError: too large a share of them is damaged.
+        """
+        try:
+            text = self.read(key)
+        except DamagedRecord as error:
+            dataset = self._datasets[self._catalog.report_dataset_R[key[0]]]
+            study = self._catalog.study_id_Q[self._catalog.report_study_R[key[0]]]
+            self._bad.note(key[0], f"{dataset.name}/{study}", error)
+            return None
+        self._bad.count_good(key[0])
+        return text
 
     def kept(self, report: int) -> list[str]:
         """The sentences of a report that the catalog kept."""

@@ -202,7 +202,8 @@ class TokenCache:
 
         Args:
           keys: identifies each text; None is an absent text.
-          read: called with a key that is not held, gives its text.
+          read: called with a key that is not held, gives its text; None where there
+            is none to be had, which makes it an absent one.
 
         Returns:
           As `Tokenizer.encode`; an absent text is the empty one: its special tokens
@@ -213,10 +214,12 @@ class TokenCache:
         found = {key: pieces for key, pieces in held.items() if pieces is not None}
         missing = [key for key in wanted if key not in found]
         if missing:
-            made = self._unpadded([read(key) for key in missing])
-            for key, pieces in zip(missing, made):
+            texts = [read(key) for key in missing]
+            made = self._unpadded([text or "" for text in texts])
+            for key, text, pieces in zip(missing, texts, made):
                 found[key] = pieces
-                self._keep(key, pieces)
+                if text is not None:
+                    self._keep(key, pieces)
         return self._assemble([self._absent if k is None else found[k] for k in keys])
 
     def _unpadded(self, texts: Sequence[str]) -> list[np.ndarray]:

@@ -28,6 +28,7 @@ CONFIGS = {
     },
     "official": {"view": "unpaired", "unpaired": {"sampling": "official"}},
     "images": {"view": "images"},
+    "two crops": {"view": "two_crops"},
 }
 DATA = [
     make_datasets.make_dataset("a"),

@@ -17,7 +17,9 @@ def test_shapes_and_types(tokenizer, name):
     inputs = make(tokenizer, CONFIGS[name])
     n, m = 8, 12 if name == "more texts" else 8
     expected = {
-        "films": {"current_BxHxWx1": ((n, 24, 24, 1), np.uint8)},
+        "films": {
+            f"{of}_BxHxWx1": ((n, 24, 24, 1), np.uint8) for of in inputs.options.films
+        },
         "texts": {
             "ids_BxT": ((m, 12), np.int32),
             "mask_BxT": ((m, 12), np.int32),
@@ -376,3 +378,27 @@ def test_images_alone_bring_masked_texts(tokenizer):
     drawn = inputs.view.rows(positions, positions).image_N
     assert sorted(drawn) == sorted(set(drawn))
     assert (inputs.catalog.image_labels_Ix14[drawn] != -2).any(axis=1).all()
+
+
+def test_two_crops_of_each_film(tokenizer):
+    """Of every film, labelled or not; the first is the one that other views cut."""
+    inputs = make(tokenizer, {"view": "two_crops"}, batch=6)
+    assert inputs.view.n_images == len(inputs.catalog.image_row_I)
+    batch = inputs.batch(1)
+    assert not batch["text_weight_M"].any() and batch["image_weight_N"].all()
+    films = batch["films"]
+    assert sorted(films) == ["current_BxHxWx1", "second_BxHxWx1"]
+    rows = inputs.view.rows(np.arange(6, 12), np.arange(6, 12))
+    apart = 0
+    for row, image in enumerate(rows.image_N):
+        whole = inputs._films.film(int(image))
+        windows = np.lib.stride_tricks.sliding_window_view(whole, (24, 24))
+        for film in films.values():
+            assert (windows == film[row, ..., 0]).all(axis=(2, 3)).any()
+        apart += (films["current_BxHxWx1"][row] != films["second_BxHxWx1"][row]).any()
+    assert apart >= 4
+    again = make(tokenizer, {"view": "two_crops"}, batch=6).batch(1)
+    assert equal(batch, again)
+    uncut = {"view": "two_crops", "crop_from": 24}
+    films = make(tokenizer, uncut, batch=6).batch(1)["films"]
+    np.testing.assert_array_equal(films["current_BxHxWx1"], films["second_BxHxWx1"])

@@ -16,7 +16,7 @@ from readers import CONFIGS, equal, make
 
 from data_pipelines import records
 from medclip_jax import storage
-from medclip_jax.errors import UserError
+from medclip_jax.errors import TryAgain, UserError
 from medclip_jax.inputs import catalog, reader, stage
 
 FIRST, LAST = 3, 9
@@ -215,8 +215,10 @@ def test_a_disk_that_fills_up_names_the_mend(source, words, tmp_path):
             stage.films(source, rows, small, (0, 1), silent)
         real, stage._require_space = stage._require_space, lambda *_: None
         try:
-            with pytest.raises(UserError, match="make room, or name another folder"):
+            with pytest.raises(UserError, match="name another folder. Make room"):
                 stage.films(source, rows, small, (0, 1), silent)
+            with pytest.raises(UserError, match="No space left.*Make room there"):
+                stage.reports(source, small, (0, 1))
         finally:
             stage._require_space = real
     finally:
@@ -234,19 +236,87 @@ def test_shards_of_another_build_are_refused(source, words, tmp_path):
         staged(other, inputs, tmp_path)
 
 
-def test_a_damaged_shard_is_named(tiny_data, words, tmp_path):
+@pytest.fixture
+def spoilt(tiny_data, tmp_path):
+    """Data sets on a copy of the shards, and the shard of the films to spoil."""
+    copy = tmp_path / "shards"
+    shutil.copytree(tiny_data, copy)
+    (shard,) = copy.rglob("images/*train*")
+    return catalog.training_datasets(copy), shard
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_a_damaged_film_is_the_same_bad_record(spoilt, words, tmp_path, few):
+    datasets, shard = spoilt
+    config = {**CONFIGS["pairs"], "max_bad_rate": 0.9}
+    direct = make(words, config, data=datasets)
+    image = np.flatnonzero(direct.films_of(FIRST, LAST))[2]
+    film = datasets[0].images[int(direct.catalog.image_row_I[image])]["film"]
+    content = shard.read_bytes()
+    at = content.find(film) + len(film) // 2
+    assert at > len(film) // 2
+    end = at + 1 if few else len(content) - (1 << 17)
+    shard.write_bytes(
+        content[:at] + bytes(b ^ 1 for b in content[at:end]) + content[end:]
+    )
+
+    staging = make(words, config, data=datasets)
+    staging.read_from(staged(datasets, staging, tmp_path / "stage"))
+    for step in range(FIRST, LAST):
+        assert equal(staging.batch(step), direct.batch(step))
+    bad = staging._films.bad_ids
+    assert bad == direct._films.bad_ids
+    assert len(bad) == 1 if few else len(bad) > 4
+
+    strict = make(words, {**config, "max_bad_rate": 0.0}, data=datasets)
+    strict.read_from(staged(datasets, strict, tmp_path / "stage"))
+    with pytest.raises(UserError, match=f"differs from its checksum; copy {shard}"):
+        for step in range(FIRST, LAST):
+            strict.batch(step)
+
+    shard.write_bytes(content)  # mended: the next start copies it
+    staging = make(words, config, data=datasets)
+    staging.read_from(staged(datasets, staging, tmp_path / "stage"))
+    for step in range(FIRST, LAST):
+        staging.batch(step)
+    assert not staging._films.bad_ids
+
+
+def test_a_host_all_of_whose_films_are_damaged(spoilt, words, tmp_path):
+    datasets, shard = spoilt
+    rows = np.arange(2)
+    content = shard.read_bytes()
+    for row in rows:
+        film = datasets[0].images[int(row)]["film"]
+        content = content.replace(film, film[:-20] + bytes(20))
+    shard.write_bytes(content)
+    (dataset,) = stage.films(datasets, [rows], tmp_path / "stage", (0, 1), silent)
+    for row in rows:
+        with pytest.raises(records.DamagedRecord):
+            dataset.images[row]
+
+
+def test_a_shard_that_cannot_be_read_now_is_worth_another_try(spoilt, words, tmp_path):
+    datasets, shard = spoilt
+    inputs = make(words, data=datasets)
+    closed = records.Records("images", shard.parent)
+    datasets = [dataclasses.replace(datasets[0], images=closed)]
+    shard.unlink()
+    shard.symlink_to(shard)
+    with pytest.raises(TryAgain, match=f"{shard} cannot be read.*Too many levels"):
+        staged(datasets, inputs, tmp_path / "stage")
+
+
+def test_reports_that_cannot_be_copied_now_are_worth_another_try(tiny_data, tmp_path):
+    """A file whose bytes give EIO."""
     copy = tmp_path / "shards"
     shutil.copytree(tiny_data, copy)
     datasets = catalog.training_datasets(copy)
-    inputs = make(words, data=datasets)
-    (shard,) = copy.rglob("images/*train*")
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 3 : len(content) // 2] = bytes(
-        len(content) // 2 - len(content) // 3
-    )
-    shard.write_bytes(content)
-    with pytest.raises(UserError, match=r"images/.*train.* cannot be read"):
-        staged(datasets, inputs, tmp_path / "stage")
+    (shard,) = copy.rglob("reports/*train*")
+    shard.unlink()
+    shard.symlink_to("/proc/self/mem")
+    with pytest.raises(TryAgain, match="could not be made.*Errno 5"):
+        stage.reports(datasets, tmp_path / "stage", (0, 1))
 
 
 def test_from_a_bucket(bucket, tiny_data, source, words, tmp_path):
