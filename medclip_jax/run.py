@@ -90,6 +90,8 @@ def open_run(
             f"{workdir} has no {TOKENIZER}/, without which its texts cannot be read; "
             "copy the workdir again, whole"
         )
+    with config.unlocked():
+        config.model.attention = "plain"  # what this machine may not have
     mesh = mesh if mesh is not None else make_mesh({"data": -1})
     method = registry.build(config)
     checkpoints = Checkpoints(

@@ -9,9 +9,12 @@ outlives another for long:
   `heartbeat_seconds`, with the stacks that `faulthandler` prints;
 - one that does not come where all must meet is named by those that wait for it, and
   these end after `meet_seconds`;
-- one that hangs in its own work is ended by its own watchdog, and then the first.
+- one that hangs in its own work is ended by its own watchdog, and then the first;
+- one that ends by a user's error tells the others, and they end with its status: what
+  starts them again sees that this would not help.
 """
 
+import atexit
 import contextlib
 import faulthandler
 import hashlib
@@ -30,11 +33,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from medclip_jax.errors import UserError
+from medclip_jax.errors import TryAgain, UserError
 from medclip_jax.runtime.cluster import OPTIONS, Settings
 
 # Codes that XLA's errors begin with when a collective or the coordinator fails, and
-# not when a program is wrong or does not fit.
+# not when a program is wrong or does not fit. TensorStore's begin with the same ones,
+# of files: what a restore raises is judged by `errors.passing` and never comes here.
 _LOST = re.compile(
     r"\s*(UNKNOWN|INTERNAL|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|"
     r"FAILED_PRECONDITION)\b"
@@ -42,6 +46,9 @@ _LOST = re.compile(
 # jax ends a process that cannot join without a Python error; ours comes before it.
 _GRACE = 30
 EXIT_STATUS = 1
+# Where a process that ends by a user's error says so, in the coordinator's store.
+_ENDED = "medclip_jax/ended"
+_leaving = threading.Event()  # this process ends, and says itself why
 
 
 class Lost(RuntimeError):
@@ -58,8 +65,9 @@ def join(settings: Settings, join_seconds: float, heartbeat_seconds: float) -> N
         how long one that leaves with an error waits for the others to leave too.
 
     Raises:
-      UserError: jax cannot tell what is missing. Where the others do not come, the
-        process prints why and exits with status 2: jax offers no error to catch.
+      UserError: what names the processes cannot be.
+      TryAgain: they could not be joined. Where the others do not come, the process
+        prints why and exits with the same status: jax offers no error to catch.
     """
     stream = sys.__stderr__ or sys.stderr
     # jax ends a process by SIGABRT when another is lost: this prints its stacks.
@@ -81,7 +89,7 @@ def join(settings: Settings, join_seconds: float, heartbeat_seconds: float) -> N
             file=stream,
             flush=True,
         )
-        os._exit(2)
+        os._exit(TryAgain.status)
 
     timer = threading.Timer(join_seconds, give_up)
     timer.daemon = True
@@ -97,13 +105,25 @@ def join(settings: Settings, join_seconds: float, heartbeat_seconds: float) -> N
             shutdown_timeout_seconds=int(heartbeat_seconds),
         )
     except (RuntimeError, ValueError, OSError) as error:
-        raise UserError(
+        kind = UserError if isinstance(error, ValueError) else TryAgain
+        raise kind(
             f"several processes: found {settings.source}, but jax could not join them: "
             f"{error}. Name them by {', '.join(OPTIONS)}, or run alone by "
             "--one_process."
         ) from error
     finally:
         timer.cancel()
+    heeding = threading.Thread(
+        target=_heed_others, args=(heartbeat_seconds,), name="ended", daemon=True
+    )
+    heeding.start()
+    atexit.register(_stop, heeding, heartbeat_seconds)
+
+
+def _stop(heeding: threading.Thread, seconds: float) -> None:
+    """Before the interpreter ends: it aborts where a thread comes back to it then."""
+    _leaving.set()
+    heeding.join(seconds)
 
 
 class Meetings:
@@ -195,17 +215,67 @@ def is_loss(error: BaseException | None) -> bool:
 def end_when_lost() -> Iterator[None]:
     """Ends this process, with all stacks, when another is lost.
 
-    Leaving as usual would wait for the lost one; what others wait for, ends now.
+    Leaving as usual would wait for the lost one; what others wait for, ends now. A
+    user's error of this process is told to the others.
     """
     try:
         yield
+    except UserError as error:
+        _leaving.set()
+        _tell_others(error)
+        raise
     except Exception as error:
         if not is_loss(error):
             raise
         _end(error)
 
 
+def _tell_others(error: UserError) -> None:
+    if not jax.distributed.is_initialized() or isinstance(error, TryAgain):
+        return
+    said = f"{jax.process_index()} of {jax.process_count()}: {error}"
+    # Another may have told its own already; or the coordinator is no more.
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        ocp.multihost.get_jax_distributed_client().key_value_set(_ENDED, said)
+
+
+def _told(client: Any) -> str | None:
+    """What another process said of its end."""
+    try:
+        return client.key_value_try_get(_ENDED)
+    except jax.errors.JaxRuntimeError:  # nobody said anything, as a rule
+        return None
+
+
+def _heed_others(heartbeat_seconds: float) -> None:
+    """Ends this process when another told that it ends by a user's error.
+
+    The one that told waits for this one for `heartbeat_seconds`; a third of that is
+    left to this one to end a save, or to come to the same error.
+    """
+    client = ocp.multihost.get_jax_distributed_client()
+    while (said := _told(client)) is None:
+        if _leaving.wait(min(5.0, heartbeat_seconds / 10)):
+            return
+    if _leaving.wait(heartbeat_seconds / 3):
+        return
+    _say_why(said)
+    # Meets the one that told, or jax would end it for having lost this one.
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        client.shutdown()
+    os._exit(UserError.status)
+
+
+def _say_why(said: str) -> None:
+    print(
+        f"\nmedclip-jax: error: this run ends, by what happened in process {said}",
+        file=sys.__stderr__ or sys.stderr,
+        flush=True,
+    )
+
+
 def _end(error: Exception) -> NoReturn:
+    _leaving.set()
     stream = sys.__stderr__ or sys.stderr
     traceback.print_exception(error, file=stream)
     print(
@@ -219,6 +289,10 @@ def _end(error: Exception) -> NoReturn:
     )
     faulthandler.dump_traceback(file=stream, all_threads=True)
     stream.flush()
+    # Asked last: where the coordinator is gone, jax ends this process meanwhile.
+    said = _told(ocp.multihost.get_jax_distributed_client())
+    if said is not None:
+        _say_why(said)
     if jax.process_index() == 0:
         time.sleep(2)  # with the coordinator gone, jax ends the others in mid-word
-    os._exit(EXIT_STATUS)
+    os._exit(EXIT_STATUS if said is None else UserError.status)

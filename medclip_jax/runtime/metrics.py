@@ -10,6 +10,7 @@ a killed run had logged and not put yet is of steps after its newest checkpoint,
 the next start does, and logs, again.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -21,14 +22,15 @@ from pathlib import Path
 from typing import Self, TextIO
 
 from medclip_jax import storage
+from medclip_jax.errors import UserError
 
 TIME_PREFIX = "time/"
 METRICS, BOARD = "metrics.jsonl", "tensorboard"
 FLUSH_SECONDS = 30
 
 
-class NonFiniteMetric(FloatingPointError):
-    """The run has diverged, or a batch is broken; a fault to look into."""
+class NonFiniteMetric(UserError):
+    """The run has diverged, or a batch is broken: the same command would meet it again."""
 
 
 def check_finite(
@@ -65,6 +67,7 @@ class JsonLines:
 
     def __init__(self, path: Path):
         _drop_partial_line(path)
+        self._path = path
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -73,10 +76,19 @@ class JsonLines:
         if "loss" in values:
             ordered["loss"] = values["loss"]
         ordered |= {name: values[name] for name in sorted(values)}
-        os.write(self._fd, (json.dumps(ordered) + "\n").encode())
+        line = (json.dumps(ordered) + "\n").encode()
+        with storage.naming_full_disk(self._path, f"A line takes {len(line)} bytes"):
+            while line:  # a disk that fills up takes a part without an error
+                line = line[os.write(self._fd, line) :]
+
+    def sync(self) -> None:
+        """Until the lines would outlast a power cut."""
+        with storage.naming_full_disk(self._path):  # a mount may say so only now
+            os.fsync(self._fd)
 
     def close(self) -> None:
-        os.close(self._fd)
+        with storage.naming_full_disk(self._path):
+            os.close(self._fd)
 
 
 def _drop_partial_line(path: Path) -> None:
@@ -102,6 +114,62 @@ def last_values(path: Path) -> dict[str, float] | None:
     return {k: v for k, v in values.items() if not k.startswith(TIME_PREFIX)} or None
 
 
+def logged_at(workdir: Path, step: int) -> dict[str, float] | None:
+    """What was logged of a step, without its times; None where it was not."""
+    path = workdir / METRICS
+    lines = read_lines(path) if path.is_file() else []
+    found = [line for line in lines if line["step"] == step]
+    if not found:
+        return None
+    drop = ("step", *(name for name in found[-1] if name.startswith(TIME_PREFIX)))
+    return {name: value for name, value in found[-1].items() if name not in drop}
+
+
+class Board:
+    """Scalars for TensorBoard, written in this thread.
+
+    tensorboardX's own writer has a thread and a queue of another: on a full disk the
+    thread ends, the queue fills up, and the run waits for it for ever.
+
+    Args:
+      folder: of the event files.
+    """
+
+    def __init__(self, folder: Path):
+        # Imported here: reading metrics needs no protobuf.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        self._folder, self._event, self._scalar = folder, Event, scalar
+        self._flushed = time.monotonic()
+        with self._naming():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._events = EventsWriter(str(folder / "events"))
+
+    def _naming(self) -> contextlib.AbstractContextManager[None]:
+        return storage.naming_full_disk(self._folder)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds one value of each name; on disk after half a minute."""
+        with self._naming():
+            for name, value in values.items():
+                summary = self._scalar(name, value)
+                event = self._event(wall_time=time.time(), step=step, summary=summary)
+                self._events.write_event(event)
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        with self._naming():
+            self._events.flush()
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        with self._naming():
+            self._events.close()
+
+
 class Writer:
     """JSONL and TensorBoard together; only process 0 writes.
 
@@ -115,9 +183,6 @@ class Writer:
         self._lines = self._board = self._spool = None
         if not active:
             return
-        # Imported here: reading metrics needs no protobuf.
-        from tensorboardX import SummaryWriter
-
         folder = workdir
         if storage.is_remote(workdir):
             self._spool = tempfile.TemporaryDirectory(prefix="medclip_jax_")
@@ -126,7 +191,7 @@ class Writer:
             if (workdir / METRICS).exists():
                 storage.download(workdir / METRICS, folder / METRICS)
         self._lines = JsonLines(folder / METRICS)
-        self._board = SummaryWriter(str(folder / BOARD), flush_secs=FLUSH_SECONDS)
+        self._board = Board(folder / BOARD)
 
     def write(
         self, step: int, values: Mapping[str, float], times: Mapping[str, float]
@@ -137,22 +202,27 @@ class Writer:
           step: updates done.
           values: functions of config, data and seed.
           times: of this machine; stored under `time/`.
+
+        Raises:
+          UserError: the disk is full.
         """
         if self._lines is None or self._board is None:
             return
         timed = {TIME_PREFIX + name: value for name, value in times.items()}
         self._lines.write(step, {**values, **timed})
-        for name, value in {**values, **timed}.items():
-            self._board.add_scalar(name, value, step)
+        self._board.write(step, {**values, **timed})
         if self._spool and time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        """Puts what was written so far where a remote workdir is; call it before a
-        checkpoint is saved, so that no step before it is missing from the metrics."""
-        if self._spool is None or self._board is None:
+        """Puts what was written so far where it lasts; call it before a checkpoint is
+        saved, so that no step before it is missing from the metrics."""
+        if self._lines is None or self._board is None:
             return
+        self._lines.sync()
         self._board.flush()
+        if self._spool is None:
+            return
         storage.upload(Path(self._spool.name), self._workdir)
         self._flushed = time.monotonic()
 
@@ -169,8 +239,12 @@ class Writer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            self.close()
+        except UserError:
+            if kind is None:  # else what ended the run is what is to be told
+                raise
 
 
 def _duration(seconds: float) -> str:

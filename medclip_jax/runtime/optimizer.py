@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from medclip_jax.errors import UserError
@@ -35,9 +36,11 @@ OFFICIAL_DECAY: Rules = (
 DECAY_RULES: dict[str, Rules] = {
     "standard": STANDARD_DECAY,
     "medclip_official": OFFICIAL_DECAY,
+    "all": ((r".*", 1.0),),  # as torch's optimizers by themselves
 }
-ALGORITHMS = ("adamw", "adam")
-SCHEDULES = ("cosine", "constant")
+ALGORITHMS = ("adamw", "adam", "sgd", "lars")
+SCHEDULES = ("cosine", "constant", "drops")
+LARS_TRUST = 0.001  # google-research/simclr, tf2/lars_optimizer.py (eeta)
 
 
 def match_rules(rules: Rules, names: Sequence[str]) -> list[float]:
@@ -71,10 +74,11 @@ def _compile(pattern: str) -> re.Pattern[str]:
 
 
 def make_schedule(config: Mapping[str, Any], steps: int) -> optax.Schedule:
-    """Linear warm-up from 0, then cosine to 0 or constant.
+    """Linear warm-up from 0, then cosine to 0, constant, or dropping tenfold.
 
     Args:
-      config: `learning_rate`, `warmup_fraction` (of `steps`), `schedule`.
+      config: `learning_rate`, `warmup_fraction` (of `steps`), `schedule`, and `drops`,
+        the shares of the run after which "drops" takes a tenth of the rate.
       steps: length of the run.
 
     Returns:
@@ -93,6 +97,10 @@ def make_schedule(config: Mapping[str, Any], steps: int) -> optax.Schedule:
     warmup = math.ceil(fraction * steps)
     if name == "cosine":
         after = optax.cosine_decay_schedule(peak, max(steps - warmup, 1))
+    elif name == "drops":
+        # Counted from the start of the run, as a schedule of epochs is.
+        at = {max(0, round(share * steps) - warmup): 0.1 for share in config["drops"]}
+        after = optax.piecewise_constant_schedule(peak, at)
     else:
         after = optax.constant_schedule(peak)
     if not warmup:
@@ -123,18 +131,39 @@ def trainable(params: Any, frozen: Sequence[str]) -> Any:
     return jax.tree.unflatten(treedef, mask)
 
 
+def global_norm(tree: Any) -> jax.Array:
+    """The square root of the sum of all squares: float32 [].
+
+    `optax.global_norm` sums squares, which XLA on a CPU writes to memory first; the
+    product of an array with itself needs no room.
+    """
+    total = jnp.zeros((), jnp.float32)
+    for leaf in jax.tree.leaves(tree):
+        axes = tuple(range(leaf.ndim))
+        total += jax.lax.dot_general(
+            leaf, leaf, ((axes, axes), ((), ())), precision=jax.lax.Precision.HIGHEST
+        )
+    return jnp.sqrt(total)
+
+
+def clip_by_global_norm(largest: float) -> optax.GradientTransformation:
+    """Scales gradients down together where their norm is above `largest`.
+
+    As `optax.clip_by_global_norm`, by one factor, so that no scaled copy is written.
+    """
+
+    def update(grads, state, params=None):
+        del params
+        factor = jnp.minimum(1.0, largest / global_norm(grads))
+        return jax.tree.map(lambda leaf: leaf * factor, grads), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
 def _decayed(config: Mapping[str, Any], params: Any) -> optax.GradientTransformation:
     """Adds weight_decay x rule value x parameter to the update."""
-    rules = config.get("decay_rules", "standard")
-    if isinstance(rules, str):
-        if rules not in DECAY_RULES:
-            raise UserError(
-                f"optimizer.decay_rules={rules!r}: expected (regex, value) pairs or "
-                f"one of {list(DECAY_RULES)}."
-            )
-        rules = DECAY_RULES[rules]
     flat, treedef = jax.tree_util.tree_flatten_with_path(params)
-    values = match_rules(rules, [leaf_name(path) for path, _ in flat])
+    values = match_rules(_rules(config), [leaf_name(path) for path, _ in flat])
     decay = float(config["weight_decay"])
     chain = []
     for value in sorted(set(values) - {0.0}):
@@ -143,19 +172,52 @@ def _decayed(config: Mapping[str, Any], params: Any) -> optax.GradientTransforma
     return optax.chain(*chain)
 
 
+def _lars(
+    config: Mapping[str, Any], params: Any, decay: Any, schedule: optax.Schedule
+) -> list[optax.GradientTransformation]:
+    """Momentum over steps that are scaled by each tensor's own norms.
+
+    What is not decayed by the rules (norms, biases) is not scaled either.
+
+    Reference: You et al., arXiv 1708.03888; google-research/simclr, lars_optimizer.py.
+    """
+    names = [leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    values = match_rules(_rules(config), names)
+    scaled = jax.tree.unflatten(jax.tree.structure(params), [v > 0 for v in values])
+    trust = optax.scale_by_trust_ratio(trust_coefficient=LARS_TRUST)
+    return [
+        decay,
+        optax.masked(trust, scaled),
+        optax.scale_by_learning_rate(schedule),  # within the momentum
+        optax.trace(config.get("b1", 0.9)),
+    ]
+
+
+def _rules(config: Mapping[str, Any]) -> Rules:
+    rules = config.get("decay_rules", "standard")
+    if not isinstance(rules, str):
+        return rules
+    if rules not in DECAY_RULES:
+        raise UserError(
+            f"optimizer.decay_rules={rules!r}: expected (regex, value) pairs or "
+            f"one of {list(DECAY_RULES)}."
+        )
+    return DECAY_RULES[rules]
+
+
 def build(
     config: Mapping[str, Any], steps: int, params: Any
 ) -> tuple[optax.GradientTransformation, optax.Schedule, Any]:
     """The optimizer of a config.
 
     `adamw` decays apart from the moments; `adam` adds the decay to the gradient, as
-    torch's Adam does. The order is clip (over trained parameters), moments, decay,
-    learning rate. Frozen parameters get a zero update and no moments.
+    torch's Adam does, and `sgd` too, with momentum `b1`; `lars` see `_lars`. The order is
+    clip (over trained parameters), moments, decay, learning rate. Frozen parameters get a zero update and no moments.
 
     Args:
       config: name, learning_rate, warmup_fraction, schedule, weight_decay, clip_norm
-        (0: off), b1, b2, eps, frozen, decay_rules ("standard", "medclip_official", or
-        pairs).
+        (0: off), b1, b2, eps, frozen, decay_rules ("standard", "medclip_official",
+        "all", or pairs).
       steps: length of the run.
       params: parameters, abstract or real.
 
@@ -177,9 +239,14 @@ def build(
     )
     decay = _decayed(config, params)
     clip = float(config.get("clip_norm", 0.0))
-    chain = [optax.clip_by_global_norm(clip)] if clip > 0 else []
-    chain += [moments, decay] if name == "adamw" else [decay, moments]
-    chain.append(optax.scale_by_learning_rate(schedule))
+    chain = [clip_by_global_norm(clip)] if clip > 0 else []
+    if name == "lars":
+        chain += _lars(config, params, decay, schedule)
+    else:
+        if name == "sgd":
+            moments = optax.trace(config.get("b1", 0.9))
+        chain += [moments, decay] if name == "adamw" else [decay, moments]
+        chain.append(optax.scale_by_learning_rate(schedule))
     if all(jax.tree.leaves(mask)):
         return optax.chain(*chain), schedule, mask
     labels = jax.tree.map(lambda keep: "trained" if keep else "frozen", mask)

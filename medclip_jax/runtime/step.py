@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from medclip_jax.errors import UserError
 from medclip_jax.runtime import gradient_cache
 from medclip_jax.runtime.mesh import BATCH_AXES, batch_sharding, replicated
+from medclip_jax.runtime.optimizer import global_norm
 from medclip_jax.runtime.state import TrainState
 
 # What a draw is for; folded into a key so that no two uses share one.
@@ -160,10 +161,12 @@ def make_gradient(
         films = augment_films(drawn.batch["films"], drawn.film_keys, augment, mesh)
         batch = {**drawn.batch, "films": films}
         variables = {**rest, "params": gathered(params, shardings)}
-        return method.encode(variables, batch, drawn.keys, True)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return method.encode(variables, batch, drawn.keys, True)
 
     def objective(variables, features, batch, key, step):
-        # A loss that sends blocks round the devices asks what devices there are.
+        # A loss that sends blocks round the devices asks what devices there are, as an
+        # encoder does that puts examples in another order.
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             return method.objective(variables, features, batch, key, step)
 
@@ -231,7 +234,7 @@ def make_train_step(
         metrics = {
             **metrics,
             "loss": loss,
-            "grad_norm": optax.global_norm(kept),
+            "grad_norm": global_norm(kept),
             "learning_rate": schedule(state.step),
         }
         metrics = {name: jnp.asarray(v, jnp.float32) for name, v in metrics.items()}

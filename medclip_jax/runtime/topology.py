@@ -129,7 +129,7 @@ class Topology:
             first = str(error).strip().splitlines()[0]
             raise UserError(
                 f"topology {self.name}: expected one that the TPU compiler knows, and "
-                f"the compiler itself (pip install '.[tpu]'); found: {first}"
+                f"the compiler itself (pip install 'jax[tpu]'); found: {first}"
             ) from None
         return list(made.devices)
 

@@ -26,9 +26,9 @@ from medclip_jax.runtime import state as state_lib
 from tests.runtime import small
 
 
-def compare(image: str, steps: int) -> dict:
+def compare(image: str, steps: int, method: str = "medclip") -> dict:
     """1 device against data 4 x fsdp 2: the gradient of step 0, and the losses."""
-    config = small.config(image, steps=200)
+    config = small.config(image, steps=200, method=method)
     config.optimizer.clip_norm = 0.0
     single = small.Trainer(config, 1)
     config.mesh.update({"data": 4, "fsdp": 2, "tensor": 1})
@@ -174,7 +174,7 @@ def restore() -> dict:
 
 if __name__ == "__main__":
     if sys.argv[1] == "compare":
-        result = compare(sys.argv[2], int(sys.argv[3]))
+        result = compare(sys.argv[2], int(sys.argv[3]), *sys.argv[4:])
     elif sys.argv[1] == "rounds":
         ring.FROM_LOGITS, ring.MOST_ROWS = 0, 3
         result = compare(sys.argv[2], int(sys.argv[3]))

@@ -1,10 +1,11 @@
 """Small real methods and seeded batches for the tests of the runtime."""
 
+import importlib
+
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs import medclip
 from medclip_jax.assemble import assemble
 from medclip_jax.runtime import mesh as mesh_lib
 from medclip_jax.runtime import state as state_lib
@@ -38,17 +39,25 @@ IMAGE = {
 VOCABULARY = 128
 
 
-def config(image: str, batch_size: int = 32, steps: int = 10) -> ConfigDict:
-    """MedCLIP with a small image encoder, at the published rate and scale."""
-    made = medclip.get_config("demo")
-    made.medclip.initial_scale = 1 / 0.07
+def config(
+    image: str, batch_size: int = 32, steps: int = 10, method: str = "medclip"
+) -> ConfigDict:
+    """A method with small encoders; MedCLIP at the published rate and scale."""
+    made = importlib.import_module(f"configs.{method}").get_config("demo")
+    if method == "medclip":
+        made.medclip.initial_scale = 1 / 0.07
+    if method == "gloria":
+        made.gloria.update({"stage": 1, "text_layers": 2})
+    if method == "moco":
+        made.moco.update({"queue": 2 * batch_size, "groups": 4})
     made.model.image = ConfigDict(IMAGE[image])
     made.model.text.update({"dim": 32, "heads": 2, "mlp": 64, "dropout": 0.1})
     made.model.text.vocab_size = VOCABULARY
     made.model.embed_dim = 32
     if image == "tiny":
         made.model.text.update({"layers": 1, "dropout": 0.0})
-        made.medclip.text_pool = "cls"
+        if method == "medclip":
+            made.medclip.text_pool = "cls"
     if image == "resnet":
         # A ReLU whose input is within rounding of 0 passes its gradient or blocks it
         # by the last bit. With seed 0 a unit of layer3_0 does so in the first step
@@ -71,9 +80,14 @@ def batch(config: ConfigDict, step: int) -> dict:
     films[:, :8, :8] += 120 * labels[:, :1, None, None]
     ids = rng.integers(5, VOCABULARY, (n, length)).astype(np.int32)
     mask = (np.arange(length) < rng.integers(4, length, (n, 1))).astype(np.int32)
+    within = (np.arange(length) > 0) & (np.arange(length) < mask.sum(1)[:, None] - 1)
+    words = np.where(within, (np.arange(length) - 1) // 2, -1).astype(np.int32)
+    given = {"current_BxHxWx1": films.astype(np.uint8)}
+    if config.data.view == "two_crops":
+        given["second_BxHxWx1"] = np.roll(given["current_BxHxWx1"], 3, axis=1)
     return {
-        "films": {"current_BxHxWx1": films.astype(np.uint8)},
-        "texts": {"ids_BxT": ids, "mask_BxT": mask, "word_ids_BxT": ids},
+        "films": given,
+        "texts": {"ids_BxT": ids, "mask_BxT": mask, "word_ids_BxT": words},
         "image_labels_Nx14": labels,
         "text_labels_Mx14": rng.permutation(labels),
         "image_weight_N": np.ones(n, np.float32),

@@ -135,3 +135,11 @@ def test_a_run_may_go_on_with_another_best_metric(tmp_path):
         checkpoints.save(3, make_state(), {}, {"loss": 2.0})
         checkpoints.wait()
         assert checkpoints.best_step() == 2
+
+
+def test_tells_how_long_saves_held_the_run_up(tmp_path):
+    with checkpoint_lib.Checkpoints(tmp_path, "loss") as checkpoints:
+        assert checkpoints.blocked_seconds() == 0.0
+        checkpoints.save(1, make_state(), {}, {})
+        assert 0.0 < checkpoints.blocked_seconds() < 60.0
+        assert checkpoints.blocked_seconds() == 0.0

@@ -29,7 +29,7 @@ def eight_devices(*args: str, flags: str = "") -> dict:
 
 
 def assert_agree(result: dict, first: int) -> None:
-    assert result["split"] > 5, "nothing is split, so nothing is tested"
+    assert result["split"] > 3, "nothing is split, so nothing is tested"
     assert result["gradient"] <= 1e-5
     pairs = list(zip(result["losses_1"], result["losses_8"], strict=True))
     for step, (one, eight) in enumerate(pairs[:first]):
@@ -44,6 +44,14 @@ UNOPTIMISED = "--xla_backend_optimization_level=0"
 def test_first_losses_and_gradient(form):
     """With the loss as one matrix of logits, and with blocks going round."""
     result = eight_devices(form, "tiny", "3", flags=UNOPTIMISED)
+    assert_agree(result, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["gloria", "simclr", "moco"])
+def test_other_methods(method):
+    """Words with regions; two crops; a queue, and keys in another order."""
+    result = eight_devices("compare", "tiny", "3", method, flags=UNOPTIMISED)
     assert_agree(result, 3)
 
 

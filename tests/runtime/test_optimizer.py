@@ -1,3 +1,4 @@
+import functools
 import math
 
 import jax
@@ -58,7 +59,7 @@ def test_schedule_is_that_of_the_published_trainer():
         assert float(schedule(step)) == pytest.approx(1e-2 * expected, abs=1e-8)
 
 
-@pytest.mark.parametrize("name", ["adamw", "adam"])
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
 def test_steps_equal_torch(name):
     torch = pytest.importorskip("torch")
     config = {
@@ -70,13 +71,78 @@ def test_steps_equal_torch(name):
     }
     params = {"kernel": make_params()["image"]["kernel"]}
     theirs = torch.nn.Parameter(torch.tensor(np.asarray(params["kernel"])))
-    kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
+    kind = {
+        "adamw": torch.optim.AdamW,
+        "adam": torch.optim.Adam,
+        "sgd": functools.partial(torch.optim.SGD, momentum=0.9),
+    }[name]
     optim = kind([theirs], lr=1e-2, weight_decay=0.1)
     for step in range(3):
         theirs.grad = 0.1 * theirs.detach() + 0.01 * step
         optim.step()
     ours, _ = run(config, params)
     np.testing.assert_allclose(ours["kernel"], theirs.detach().numpy(), atol=2e-7)
+
+
+def test_lars():
+    """A tensor of each kind, with a velocity of its own, against worked figures."""
+    params = {
+        "kernel": jnp.array([[0.5, -1], [2, 0.25]]),
+        "norm": {"scale": jnp.array([1, 0.5])},
+    }
+    grads = {
+        "kernel": jnp.array([[0.1, 0.2], [-0.3, 0.4]]),
+        "norm": {"scale": jnp.array([0.2, -0.1])},
+    }
+    velocity = {
+        "kernel": jnp.array([[0.01, 0], [0, -0.02]]),
+        "norm": {"scale": jnp.array([0, 0.01])},
+    }
+    config = {
+        **CONFIG,
+        "name": "lars",
+        "learning_rate": 0.3,
+        "schedule": "constant",
+        "warmup_fraction": 0.0,
+        "weight_decay": 1e-4,
+    }
+    tx, _, _ = optimizer.build(config, 30, params)
+    *before, trace = tx.init(params)
+    trace = trace._replace(trace=jax.tree.map(jnp.negative, velocity))
+    updates, state = tx.update(grads, (*before, trace), params)
+    found = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(
+        found["kernel"],
+        [[0.490873666, -1.000252416], [2.000378561, 0.267494884]],
+        atol=1e-6,
+    )
+    np.testing.assert_allclose(found["norm"]["scale"], [0.94, 0.521], atol=1e-6)
+    np.testing.assert_allclose(
+        -state[-1].trace["kernel"],
+        [[0.009126334, 0.000252416], [-0.000378561, -0.017494884]],
+        atol=1e-7,
+    )
+
+
+def test_simclr_s_learning_rate():
+    """100 epochs of 1,281,167 films in batches of 4,096, ten of them warm-up."""
+    config = {**CONFIG, "learning_rate": 4.8, "warmup_fraction": 3127 / 31279}
+    schedule = optimizer.make_schedule(config, 31279)
+    for step, expected in ((1, 0.001535), (3126, 4.798465), (15639, 2.816756)):
+        assert float(schedule(step)) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.1])
+def test_drops_are_counted_from_the_start(warmup):
+    config = {
+        **CONFIG,
+        "schedule": "drops",
+        "drops": (0.6, 0.8),
+        "warmup_fraction": warmup,
+    }
+    schedule = optimizer.make_schedule(config, 100)
+    found = [float(schedule(step)) for step in (30, 59, 61, 79, 81, 99)]
+    assert found == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4])
 
 
 def test_what_is_decayed():
