@@ -10,17 +10,26 @@ stand.
 """
 
 from medclip_jax.losses.infonce import infonce_loss
+from medclip_jax.losses.nt_xent import nt_xent_loss
+from medclip_jax.losses.queue import Queue, enqueued, queue_loss
 from medclip_jax.losses.semantic_matching import (
     label_similarity,
     semantic_matching_loss,
     soft_cross_entropy,
 )
 from medclip_jax.losses.sigmoid import sigmoid_loss
+from medclip_jax.losses.word_regions import WordRegions, word_regions_loss
 
 __all__ = [
+    "Queue",
+    "WordRegions",
+    "enqueued",
     "infonce_loss",
     "label_similarity",
+    "nt_xent_loss",
+    "queue_loss",
     "semantic_matching_loss",
     "sigmoid_loss",
     "soft_cross_entropy",
+    "word_regions_loss",
 ]

@@ -70,8 +70,29 @@ def infonce_loss(
             scale,
         )
     logits_NxM = similarity_logits(images_NxD, texts_MxD, scale)
-    to_text = -jnp.diagonal(masked_log_softmax(logits_NxM, columns > 0))
-    to_image = -jnp.diagonal(masked_log_softmax(logits_NxM.T, rows > 0))
-    return image_to_text * weighted_mean(to_text, has_pair * rows[:pairs]) + (
-        1 - image_to_text
-    ) * weighted_mean(to_image, has_pair * columns[:pairs])
+    to_text, to_image = paired_cross_entropies(logits_NxM, rows, columns)
+    return image_to_text * to_text + (1 - image_to_text) * to_image
+
+
+def paired_cross_entropies(
+    logits_NxM: jax.Array, image_weight_N: jax.Array, text_weight_M: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Weighted means of the two directions' cross-entropies, of any logits.
+
+    Args:
+      logits_NxM: float32; image i pairs with text i.
+      image_weight_N: float32 [N], 0 removes the image.
+      text_weight_M: float32 [M], 0 removes the text.
+
+    Returns:
+      Image to text (softmax over texts) and text to image, float32 scalars.
+    """
+    pairs = min(logits_NxM.shape)
+    rows_P, columns_P = image_weight_N[:pairs], text_weight_M[:pairs]
+    has_pair_P = ((rows_P > 0) & (columns_P > 0)).astype(jnp.float32)
+    to_text_P = -jnp.diagonal(masked_log_softmax(logits_NxM, text_weight_M > 0))
+    to_image_P = -jnp.diagonal(masked_log_softmax(logits_NxM.T, image_weight_N > 0))
+    return (
+        weighted_mean(to_text_P, has_pair_P * rows_P),
+        weighted_mean(to_image_P, has_pair_P * columns_P),
+    )

@@ -2,6 +2,10 @@
 
 The batch lies split over the devices. Each device keeps its images; the blocks of texts
 go round from device to device, and every device meets every block once, tile by tile.
+Where a device holds few, side x side neighbours stand in a square: those of a row of it
+put their images together, those of a column their texts, and what then goes round meets
+`side` times as many images at each stop; see `squares.Square`.
+
 The backward pass goes round again: from the embeddings and the log-sums alone it makes
 each tile anew, and the gradient of a text block travels with the block. Differentiating
 through the forward scan, even rematerialised, would keep every block that passed by; so
@@ -20,10 +24,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from medclip_jax.losses.tiles import Block, Kind, Tile, product
-
-AXES = ("data", "fsdp")
-"""Axes of the mesh that split a batch."""
+from medclip_jax.losses.similarity import product
+from medclip_jax.losses.squares import AXES, Square
+from medclip_jax.losses.tiles import Block, Kind, Tile
 
 FROM_LOGITS = 1 << 20
 """Logits a device from which a loss goes round: 4 MiB, of which several are alive, and
@@ -31,13 +34,14 @@ besides every device would gather all embeddings."""
 TILE_LOGITS, MOST_ROWS = 1 << 22, 256
 """A tile has as many rows as have so many logits, and not more than so many."""
 WIDE = 2048
-"""Texts of a block that goes round. Where a device holds fewer, neighbours put theirs
-together first: the rounds are fewer, and the products large enough for the device."""
+"""Examples to a block, of either side. Where a device holds fewer, neighbours put theirs
+together first: a text is read once for all their images, which on thousands of devices
+is what takes the time, and the products are large enough for the device."""
 
 
 def goes_round(images: int, texts: int) -> bool:
     """Whether a loss over so many examples is computed in rounds."""
-    return images * texts >= FROM_LOGITS * _ring_of(_mesh())
+    return images * texts >= FROM_LOGITS * _ring_of(batch_mesh())
 
 
 def rounds(
@@ -62,7 +66,7 @@ def rounds(
     Returns:
       float32 scalar.
     """
-    mesh = _mesh()
+    mesh = batch_mesh()
     devices = _ring_of(mesh)
     rows, columns = _padded(rows, devices), _padded(columns, devices)
     scale, bias = jnp.asarray(scale, jnp.float32), jnp.asarray(bias, jnp.float32)
@@ -83,10 +87,17 @@ def block(
     return Block(vectors_BxD.astype(jnp.float32), labels_BxK, weight_B, keep_B, index_B)
 
 
-def _mesh() -> Any:
+def batch_mesh() -> Any:
     """The mesh around, if it splits a batch; else None."""
     mesh = jax.sharding.get_abstract_mesh()
     return None if mesh.empty or not set(AXES) <= set(mesh.axis_names) else mesh
+
+
+def split_over_devices(leaf: jax.Array) -> jax.Array:
+    """Says that the first axis lies split as a batch does, where there is a mesh."""
+    if batch_mesh() is None:
+        return leaf
+    return lax.with_sharding_constraint(leaf, PartitionSpec(AXES))
 
 
 def _ring_of(mesh: Any) -> int:
@@ -148,16 +159,17 @@ def _only_vectors(of: Block, gradient_BxD: jax.Array) -> Block:
 
 def _meet_all(kind, devices, rows, columns, scale, bias):
     """One device's part of the forward pass: the loss, and what `keep` gives."""
-    count = len(rows.index_B)
-    group = _group_of(len(columns.index_B), devices)
-    wide = _together(columns, devices, group)
-    size = _tile_rows(count, len(wide.index_B))
+    square = _square_of(rows, columns, devices)
+    own_rows, own_columns = rows, columns
+    rows = square.together(rows, square.rows)
+    columns = square.together(columns, square.columns)
+    count, size = len(rows.index_B), _tile_rows(rows, columns)
     parts = _parts(_padded(rows, size), size)
 
     def meet_block(carry, _):
         row_sums, columns, column_sums = carry
         # Begun first, so that it can run beside the tiles.
-        coming = _pass_on(columns, devices, group)
+        coming = square.pass_on(columns)
 
         def meet_part(column_sums, part):
             some, sums = part
@@ -165,34 +177,32 @@ def _meet_all(kind, devices, rows, columns, scale, bias):
             return kind.meet(column_sums, tile, 0), kind.meet(sums, tile, 1)
 
         column_sums, row_sums = lax.scan(meet_part, column_sums, (parts, row_sums))
-        return (row_sums, coming, _pass_on(column_sums, devices, group)), None
+        return (row_sums, coming, square.pass_on(column_sums)), None
 
     row_sums = _parts(kind.nothing(len(parts.index_B) * size), size)
-    column_sums = kind.nothing(len(wide.index_B))
-    # After as many steps as groups each block is home again.
+    column_sums = kind.nothing(len(columns.index_B))
+    # After as many steps as squares each block is home again.
     (row_sums, _, column_sums), _ = lax.scan(
-        meet_block, (row_sums, wide, column_sums), length=devices // group
+        meet_block, (row_sums, columns, column_sums), length=square.stops
     )
-    column_sums = _merged(kind, column_sums, devices, group)
-    row_sums = jax.tree.map(
-        lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], row_sums
-    )
-    value = kind.value(rows, row_sums) + kind.value(columns, column_sums)
+    row_sums = square.merged(kind, _whole(row_sums, count), square.rows)
+    column_sums = square.merged(kind, column_sums, square.columns)
+    value = kind.value(own_rows, row_sums) + kind.value(own_columns, column_sums)
     return _total(value, devices), kind.keep(row_sums), kind.keep(column_sums)
 
 
 def _derive_all(kind, devices, rows, columns, scale, bias, kept_rows, kept_columns):
     """One device's part of the backward pass: by its vectors, by scale and bias."""
-    count = len(rows.index_B)
-    group = _group_of(len(columns.index_B), devices)
-    columns, kept_columns = _together((columns, kept_columns), devices, group)
-    size = _tile_rows(count, len(columns.index_B))
+    square = _square_of(rows, columns, devices)
+    rows, kept_rows = square.together((rows, kept_rows), square.rows)
+    columns, kept_columns = square.together((columns, kept_columns), square.columns)
+    count, size = len(rows.index_B), _tile_rows(rows, columns)
     parts = _parts(_padded(rows, size), size)
     kept_parts = _parts(_padded(kept_rows, size), size)
 
     def derive_block(carry, _):
         d_parts, d_scale, d_bias, columns, kept_columns, d_columns = carry
-        coming = _pass_on((columns, kept_columns), devices, group)
+        coming = square.pass_on((columns, kept_columns))
 
         def derive_part(carry, part):
             d_columns, d_scale, d_bias = carry
@@ -208,7 +218,7 @@ def _derive_all(kind, devices, rows, columns, scale, bias, kept_rows, kept_colum
         (d_columns, d_scale, d_bias), d_parts = lax.scan(
             derive_part, (d_columns, d_scale, d_bias), (parts, kept_parts, d_parts)
         )
-        home = _pass_on(d_columns, devices, group)
+        home = square.pass_on(d_columns)
         return (d_parts, d_scale, d_bias, *coming, home), None
 
     zero = jnp.zeros((), jnp.float32)
@@ -221,14 +231,10 @@ def _derive_all(kind, devices, rows, columns, scale, bias, kept_rows, kept_colum
         jnp.zeros_like(columns.vectors_BxD),
     )
     (d_parts, d_scale, d_bias, _, _, d_columns), _ = lax.scan(
-        derive_block, start, length=devices // group
+        derive_block, start, length=square.stops
     )
-    if group > 1:
-        # Each of a group met other images with the same texts.
-        d_columns = lax.psum_scatter(
-            d_columns, AXES, axis_index_groups=_groups(devices, group), tiled=True
-        )
-    d_rows = d_parts.reshape(-1, d_parts.shape[-1])[:count]
+    d_rows = square.added(_whole(d_parts, count), square.rows)
+    d_columns = square.added(d_columns, square.columns)
     return d_rows, d_columns, _total(d_scale, devices), _total(d_bias, devices)
 
 
@@ -237,58 +243,21 @@ def _tile(rows: Block, columns: Block, scale: jax.Array, bias: jax.Array) -> Til
     return Tile(rows, columns, logits_RxC)
 
 
-def _group_of(columns: int, devices: int) -> int:
-    """How many neighbours put their columns together."""
-    group = 1
-    while devices % (2 * group) == 0 and 2 * group * columns <= WIDE:
-        group *= 2
-    return group
-
-
-def _groups(devices: int, group: int) -> list[list[int]]:
-    return [list(range(at, at + group)) for at in range(0, devices, group)]
-
-
-def _together(tree: Any, devices: int, group: int) -> Any:
-    """Blocks of neighbours as one."""
-    if group == 1:
-        return tree
-    groups = _groups(devices, group)
-    return jax.tree.map(
-        lambda leaf: lax.all_gather(leaf, AXES, axis_index_groups=groups, tiled=True),
-        tree,
-    )
-
-
-def _merged(kind: Kind, sums: Any, devices: int, group: int) -> Any:
-    """A device's own columns' sums, over what all of its group met."""
-    if group == 1:
-        return sums
-    groups = _groups(devices, group)
-    apart = jax.tree.map(
-        lambda leaf: lax.all_to_all(
-            leaf.reshape(group, -1), AXES, 0, 0, axis_index_groups=groups
-        ),
-        sums,
-    )
-    each = [jax.tree.map(lambda leaf, at=at: leaf[at], apart) for at in range(group)]
-    return functools.reduce(kind.merge, each)
-
-
-def _pass_on(tree: Any, devices: int, group: int) -> Any:
-    """To the same place of the next group, from the one before."""
-    if devices == group:
-        return tree
-    along = [(place, (place + group) % devices) for place in range(devices)]
-    return jax.tree.map(lambda leaf: lax.ppermute(leaf, AXES, along), tree)
+def _square_of(rows: Block, columns: Block, devices: int) -> Square:
+    """The largest square whose blocks are not above WIDE."""
+    most, side = max(len(rows.index_B), len(columns.index_B)), 1
+    while devices % (2 * side) ** 2 == 0 and 2 * side * most <= WIDE:
+        side *= 2
+    return Square(devices, side)
 
 
 def _total(value: jax.Array, devices: int) -> jax.Array:
     return value if devices == 1 else lax.psum(value, AXES)
 
 
-def _tile_rows(rows: int, columns: int) -> int:
-    return max(1, min(MOST_ROWS, TILE_LOGITS // max(1, columns), rows))
+def _tile_rows(rows: Block, columns: Block) -> int:
+    count, others = len(rows.index_B), len(columns.index_B)
+    return max(1, min(MOST_ROWS, TILE_LOGITS // max(1, others), count))
 
 
 def _parts(tree: Any, size: int) -> Any:
@@ -296,6 +265,11 @@ def _parts(tree: Any, size: int) -> Any:
     return jax.tree.map(
         lambda leaf: leaf.reshape(len(leaf) // size, size, *leaf.shape[1:]), tree
     )
+
+
+def _whole(tree: Any, count: int) -> Any:
+    """What `_parts` cut, less what `_padded` added."""
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], tree)
 
 
 def _padded(tree: Any, size: int) -> Any:

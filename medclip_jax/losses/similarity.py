@@ -4,6 +4,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+FLOOR = -1e30
+"""Minus infinity, but finite: a difference of two is no NaN, nor its gradient."""
+
 
 def similarity_logits(
     images_NxD: jax.Array, texts_MxD: jax.Array, scale: jax.Array | float
@@ -22,11 +25,14 @@ def similarity_logits(
       ValueError: the widths differ, or an argument is not a matrix.
     """
     check_shapes(images_NxD, texts_MxD)
-    return scale * jnp.matmul(
-        images_NxD.astype(jnp.float32),
-        texts_MxD.astype(jnp.float32).T,
-        precision=lax.Precision.HIGHEST,
+    return scale * product(
+        images_NxD.astype(jnp.float32), texts_MxD.astype(jnp.float32).T
     )
+
+
+def product(one: jax.Array, other: jax.Array) -> jax.Array:
+    """Their matrix product; see the package for the precision."""
+    return jnp.matmul(one, other, precision=lax.Precision.HIGHEST)
 
 
 def check_shapes(images_NxD: jax.Array, texts_MxD: jax.Array) -> None:
@@ -60,9 +66,8 @@ def masked_log_softmax(logits: jax.Array, keep: jax.Array) -> jax.Array:
       keep: bool, [K]. What is not kept gets 0 in the result, so that a product with
         a zero target is 0 and never 0 x -inf.
     """
-    # A finite floor, not -inf: with every column dropped, -inf minus -inf is NaN,
-    # and NaN passes through `where` in the gradient.
-    log_p = jax.nn.log_softmax(jnp.where(keep, logits, -1e30), axis=-1)
+    # Not -inf: with every column dropped, NaN would pass through `where` backward.
+    log_p = jax.nn.log_softmax(jnp.where(keep, logits, FLOOR), axis=-1)
     return jnp.where(keep, log_p, 0.0)
 
 

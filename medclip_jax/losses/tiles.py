@@ -14,10 +14,11 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-FLOOR, TINY = -1e30, 1e-37
-"""Minus infinity and zero, but finite: a difference, or a logarithm, is no NaN."""
+from medclip_jax.losses.similarity import FLOOR, product
+
+TINY = 1e-37
+"""Zero, but its logarithm is finite."""
 
 
 class Block(NamedTuple):
@@ -112,9 +113,12 @@ class Softmax:
     Attributes:
       paired: the target is the own partner (InfoNCE); else the softmax of the labels'
         similarity (MedCLIP, section 3.3).
+      apart: examples of like labels are none of each other's classes: labels name the
+        vectors, and a vector does not meet itself (NT-Xent).
     """
 
     paired: bool
+    apart: bool = False
 
     def nothing(self, count: int) -> SoftmaxSums:
         floor = jnp.full(count, FLOOR, jnp.float32)
@@ -122,7 +126,7 @@ class Softmax:
         return SoftmaxSums(Online(floor, zero), Online(floor, zero), zero)
 
     def meet(self, sums: SoftmaxSums, tile: Tile, axis: int) -> SoftmaxSums:
-        keep = tile.keep_RxC
+        keep = self._meets(tile)
         logits, _, _ = _add(sums.logits, tile.logits_RxC, keep, axis)
         if self.paired:
             own = jnp.where(tile.paired_RxC & keep, tile.logits_RxC, 0.0).sum(axis)
@@ -149,7 +153,7 @@ class Softmax:
         return _log_sum(sums.logits), _log_sum(sums.target)
 
     def gradient(self, tile: Tile, rows: Any, columns: Any) -> jax.Array:
-        keep = tile.keep_RxC
+        keep = self._meets(tile)
         by_row, by_column = (
             (rows[0][:, None], rows[1][:, None]),
             (columns[0][None, :], columns[1][None, :]),
@@ -167,6 +171,11 @@ class Softmax:
                 target = jnp.exp(jnp.where(keep, similarity - target_sum, FLOOR))
             result += weight * (predicted - target)
         return result
+
+    def _meets(self, tile: Tile) -> jax.Array:
+        if not self.apart:
+            return tile.keep_RxC
+        return tile.keep_RxC & (tile.rows.labels_BxK != tile.columns.labels_BxK[:, 0])
 
 
 @dataclass(frozen=True)
@@ -224,8 +233,3 @@ def _merge(one: Online, other: Online):
 
 def _log_sum(online: Online) -> jax.Array:
     return online.high_B + jnp.log(jnp.maximum(online.total_B, TINY))
-
-
-def product(one: jax.Array, other: jax.Array) -> jax.Array:
-    """Their matrix product; see the package for the precision."""
-    return jnp.matmul(one, other, precision=lax.Precision.HIGHEST)

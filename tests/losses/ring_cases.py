@@ -1,4 +1,6 @@
-"""Losses in rounds against the dense form, on as many devices as there are.
+"""Losses in rounds against the dense form, on 8 devices or as many as are asked for.
+
+    python -m tests.losses.ring_cases DEVICES
 
 Run by test_ring.py in a process of its own, since the number of forced CPU devices is
 set before jax starts; prints one JSON object: case to the largest differences.
@@ -6,10 +8,12 @@ set before jax starts; prints one JSON object: case to the largest differences.
 
 import json
 import os
+import sys
 
 if __name__ == "__main__":
     os.environ["XLA_FLAGS"] = (
-        os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+        os.environ.get("XLA_FLAGS", "")
+        + f" --xla_force_host_platform_device_count={sys.argv[1]}"
     )
     os.environ["JAX_PLATFORMS"] = "cpu"
 
@@ -125,7 +129,8 @@ def compare(mesh, wide=(ring.WIDE,)) -> dict[str, list[float]]:
 
 
 if __name__ == "__main__":
-    mesh = make_mesh({"data": 4, "fsdp": 2})
-    # A device holds 8 texts or so: each alone, and four groups of two.
-    found = compare(mesh, wide=(1, 16))
+    count = int(sys.argv[1])
+    mesh = make_mesh({"data": count // 2, "fsdp": 2})
+    # Each alone, as many stops as devices; and two squares, of 2 x 2 or 4 x 4.
+    found = compare(mesh, wide=(1, 1024) if count == 8 else (1024,))
     print(json.dumps({"devices": jax.device_count(), **found}))

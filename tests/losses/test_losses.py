@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 
 from medclip_jax import losses
+from medclip_jax.losses import ring
 from medclip_jax.losses.semantic_matching import soft_cross_entropy
+
+
+@pytest.fixture(params=["dense", "rounds"], autouse=True)
+def form(request, monkeypatch):
+    """The loss as one matrix of logits, or in rounds of tiles of one or two rows."""
+    rounds = request.param == "rounds"
+    monkeypatch.setattr(ring, "FROM_LOGITS", 0 if rounds else 1 << 60)
+    monkeypatch.setattr(ring, "MOST_ROWS", 2)
+    return request.param
+
 
 V = np.array([[1, 2, 0, -1], [0, 1, 1, 2], [2, -1, 1, 0]], np.float32)
 U = np.array([[1, 0, 1, 0], [1, 1, 0, 1], [0, -1, 1, 1]], np.float32)

@@ -20,16 +20,17 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(autouse=True)
-def form():
-    """These tests choose the form themselves; what they set is set back."""
+def set_back():
+    """What these tests set."""
     kept = ring.FROM_LOGITS, ring.MOST_ROWS, ring.TILE_LOGITS, ring.WIDE
     yield
     ring.FROM_LOGITS, ring.MOST_ROWS, ring.TILE_LOGITS, ring.WIDE = kept
 
 
-def test_eight_devices_agree_with_the_dense_form():
+@pytest.mark.parametrize(("devices", "widths"), [(8, 2), (32, 1)])
+def test_devices_agree_with_the_dense_form(devices, widths):
     done = subprocess.run(
-        [sys.executable, "-m", "tests.losses.ring_cases"],
+        [sys.executable, "-m", "tests.losses.ring_cases", str(devices)],
         cwd=ROOT,
         env={**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"},
         check=False,
@@ -38,8 +39,8 @@ def test_eight_devices_agree_with_the_dense_form():
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found.pop("devices") == 8
-    assert len(found) == 2 * len(ring_cases.CASES) * len(ring_cases.LOSSES)
+    assert found.pop("devices") == devices
+    assert len(found) == widths * len(ring_cases.CASES) * len(ring_cases.LOSSES)
     assert {case: of for case, of in found.items() if max(of) > 1e-5} == {}
 
 
