@@ -13,10 +13,11 @@ import jax.numpy as jnp
 from medclip_jax.models.dropout import active_keys, dropout
 from medclip_jax.models.features import TextFeatures
 from medclip_jax.models.layers import (
-    attend,
-    attention_weights,
+    LayerNorm,
+    attention,
     dense,
-    layer_norm,
+    gelu,
+    layer_macs,
     named,
     normal,
     run_layers,
@@ -31,6 +32,9 @@ class BertLayer(nn.Module):
     """Post-LN self-attention and MLP.
 
     Called with a layer's place in the stack, from 1; it numbers the dropout sites.
+
+    Attributes:
+      first_only: gives the first token alone, [B, 1, C]; the others are attended to.
     """
 
     heads: int
@@ -39,14 +43,16 @@ class BertLayer(nn.Module):
     attention_dropout: float
     epsilon: float
     init_std: float
+    attention: str
     dtype: Any = jnp.float32
+    first_only: bool = False
 
     @nn.compact
     def __call__(
         self,
         x_BxTxC: jax.Array,
         index: int | jax.Array,
-        bias_Bx1x1xT: jax.Array,
+        mask_BxT: jax.Array,
         keys_B: jax.Array | None,
     ) -> jax.Array:
         dim, site = x_BxTxC.shape[-1], index * _SITES
@@ -54,22 +60,27 @@ class BertLayer(nn.Module):
         def linear(out: int, axes: tuple[str, str], name: str) -> nn.Dense:
             return dense(out, axes, name, dtype=self.dtype, std=self.init_std)
 
-        def norm(name: str) -> nn.LayerNorm:
-            return layer_norm(name, epsilon=self.epsilon, dtype=self.dtype)
+        def norm(name: str) -> LayerNorm:
+            return LayerNorm(self.epsilon, self.dtype, name=name)
 
+        asked = x_BxTxC[:, :1] if self.first_only else x_BxTxC
         query, key, value = (
-            split_heads(linear(dim, ("embed", "heads"), name)(x_BxTxC), self.heads)
-            for name in ("query", "key", "value")
+            split_heads(linear(dim, ("embed", "heads"), name)(of), self.heads)
+            for name, of in (("query", asked), ("key", x_BxTxC), ("value", x_BxTxC))
         )
-        weights_BxLxTxT = attention_weights(query, key, bias_Bx1x1xT)
-        weights_BxLxTxT = dropout(
-            weights_BxLxTxT, self.attention_dropout, keys_B, site + 1
+        y = attention(
+            query,
+            key,
+            value,
+            self.attention_dropout,
+            keys_B,
+            site + 1,
+            mask_BxT=mask_BxT,
+            name=self.attention,
         )
-        y = linear(dim, ("heads", "embed"), "attention_out")(
-            attend(weights_BxLxTxT, value)
-        )
-        x = norm("attention_norm")(x_BxTxC + dropout(y, self.dropout, keys_B, site + 2))
-        y = nn.gelu(linear(self.mlp, ("embed", "mlp"), "mlp_in")(x), approximate=False)
+        y = linear(dim, ("heads", "embed"), "attention_out")(y)
+        x = norm("attention_norm")(asked + dropout(y, self.dropout, keys_B, site + 2))
+        y = gelu(linear(self.mlp, ("embed", "mlp"), "mlp_in")(x))
         y = linear(dim, ("mlp", "embed"), "mlp_out")(y)
         return norm("mlp_norm")(x + dropout(y, self.dropout, keys_B, site + 3))
 
@@ -90,6 +101,7 @@ class Bert(nn.Module):
       dtype: compute dtype; parameters are float32.
       remat: recompute each layer in the backward pass.
       scan_layers: run the layers as a loop, compiled once; see `run_layers`.
+      attention: "plain", or "cudnn" on a GPU in 16 bit; see `layers.attention`.
     """
 
     vocab_size: int = 28996
@@ -108,6 +120,7 @@ class Bert(nn.Module):
     dtype: Any = jnp.float32
     remat: bool = False
     scan_layers: bool = False
+    attention: str = "plain"
 
     def __post_init__(self):
         if self.dim % self.heads:
@@ -144,9 +157,7 @@ class Bert(nn.Module):
         is_pad_BxTx1 = (ids_BxT == self.pad_id)[..., None]
         x_BxTxC = jnp.where(is_pad_BxTx1, jax.lax.stop_gradient(x_BxTxC), x_BxTxC)
         x_BxTxC = x_BxTxC + positions[: ids_BxT.shape[1]] + types[0]
-        return layer_norm("embedding_norm", epsilon=self.epsilon, dtype=self.dtype)(
-            x_BxTxC
-        )
+        return LayerNorm(self.epsilon, self.dtype, name="embedding_norm")(x_BxTxC)
 
     @nn.compact
     def __call__(
@@ -156,6 +167,7 @@ class Bert(nn.Module):
         *,
         train: bool,
         keys_B: jax.Array | None = None,
+        first_only: bool = False,
     ) -> TextFeatures:
         """Encodes texts.
 
@@ -164,6 +176,8 @@ class Bert(nn.Module):
           mask_BxT: int32 [B, T], 1 for a token, 0 for padding.
           train: drop out.
           keys_B: typed PRNG keys [B], needed when training with a rate above 0.
+          first_only: of the last layer only the first token is asked for: its states
+            are then [B, 1, C], and what the others would cost is saved.
 
         Returns:
           The last layer, all hidden states, and the pooler's output if there is one.
@@ -177,9 +191,6 @@ class Bert(nn.Module):
                 f"{self.max_positions}: shorten data.text_length or raise it"
             )
         keys_B = active_keys(train, keys_B, self.dropout, self.attention_dropout)
-        bias_Bx1x1xT = jnp.where(
-            mask_BxT[:, None, None, :] > 0, 0.0, jnp.finfo(jnp.float32).min
-        )
         x = dropout(self._embed(ids_BxT), self.dropout, keys_B, 0)
         layer = functools.partial(
             nn.remat(BertLayer) if self.remat else BertLayer,
@@ -189,14 +200,20 @@ class Bert(nn.Module):
             self.attention_dropout,
             self.epsilon,
             self.init_std,
+            self.attention,
             self.dtype,
         )
         names = [f"layer_{index}" for index in range(self.layers)]
+        alike = names[:-1] if first_only else names
         hidden = [x]
         x, outs = run_layers(
-            self, [layer], names, 1, x, bias_Bx1x1xT, keys_B, scan=self.scan_layers
+            self, [layer], alike, 1, x, mask_BxT, keys_B, scan=self.scan_layers
         )
         hidden += outs
+        if first_only:
+            last = layer(first_only=True, name=names[-1])
+            x = last(x, self.layers, mask_BxT, keys_B)
+            hidden.append(x)
         pooled_BxC = None
         if self.pooler:
             pooler = dense(
@@ -209,9 +226,8 @@ class Bert(nn.Module):
             pooled_BxC = jnp.tanh(pooler(x[:, 0]))
         return TextFeatures(x, tuple(hidden), pooled_BxC)
 
-    def forward_flops(self, length: int) -> int:
+    def forward_flops(self, length: int, first_only: bool = False) -> int:
         """Operations of the matrix products for one text; a multiply-add counts 2."""
-        per_layer = length * (4 * self.dim**2 + 2 * self.dim * self.mlp)
-        per_layer += 2 * length**2 * self.dim
-        pooler = self.dim**2 if self.pooler else 0
-        return 2 * (self.layers * per_layer + pooler)
+        macs = (self.layers - 1) * layer_macs(length, self.dim, self.mlp)
+        macs += layer_macs(length, self.dim, self.mlp, first_only)
+        return 2 * (macs + (self.dim**2 if self.pooler else 0))

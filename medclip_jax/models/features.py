@@ -10,11 +10,14 @@ class ImageFeatures:
     trunk_BxF: float32 [B, F], the pooled feature before any projection.
     patches_BxPxC: compute dtype [B, P, C], the last feature map, row by row.
     grid: height and width of that map in patches; their product is P.
+    stages: the map of each stage [B, H, W, C], the last one too; empty for an encoder
+      that has one resolution.
     """
 
     trunk_BxF: jax.Array
     patches_BxPxC: jax.Array
     grid: tuple[int, int] = flax.struct.field(pytree_node=False)
+    stages: tuple[jax.Array, ...] = ()
 
 
 @flax.struct.dataclass

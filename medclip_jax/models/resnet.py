@@ -98,6 +98,7 @@ class ResNet(nn.Module):
       remat: recompute each block in the backward pass.
       scan_layers: taken like every encoder's, and without effect: the blocks of a
         stage change their batch statistics, which a loop would have to carry.
+      attention: taken like every encoder's, and without effect.
     """
 
     stage_sizes: tuple[int, ...] = (3, 4, 6, 3)
@@ -106,6 +107,7 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32
     remat: bool = False
     scan_layers: bool = False
+    attention: str = "plain"
 
     def __post_init__(self):
         if self.block not in EXPANSION:
@@ -148,7 +150,7 @@ class ResNet(nn.Module):
           keys_B: not used; a ResNet drops nothing.
 
         Returns:
-          The global average as trunk, the last stage's map as patches.
+          The global average as trunk, the last stage's map as patches, all maps.
         """
         check_films(films_BxHxWx3)
         x = _conv(self.width, 7, 2, "conv1", self.dtype)(
@@ -159,12 +161,16 @@ class ResNet(nn.Module):
         block = ResNetBlock
         if self.remat:
             block = nn.remat(ResNetBlock, static_argnums=(2,))
+        stages: list[jax.Array] = []
         for name, dim, stride, project in self.block_plan():
+            if name.endswith("_0") and name != "layer1_0":
+                stages.append(x)
             x = block(dim, stride, self.block, project, self.dtype, name=name)(x, train)
+        stages.append(x)
         batch, height, width, channels = x.shape
         patches_BxPxC = x.reshape(batch, height * width, channels)
         trunk_BxF = patches_BxPxC.astype(jnp.float32).mean(axis=1)
-        return ImageFeatures(trunk_BxF, patches_BxPxC, (height, width))
+        return ImageFeatures(trunk_BxF, patches_BxPxC, (height, width), tuple(stages))
 
     def forward_flops(self, image_size: int | tuple[int, int]) -> int:
         """Operations of the convolutions for one film; a multiply-add counts 2."""

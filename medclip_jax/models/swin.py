@@ -14,13 +14,13 @@ import numpy as np
 from medclip_jax.models.dropout import active_keys, drop_path, dropout
 from medclip_jax.models.features import ImageFeatures
 from medclip_jax.models.layers import (
-    attend,
-    attention_weights,
+    LayerNorm,
+    PatchEmbedding,
+    attention,
     check_films,
     dense,
-    layer_norm,
+    gelu,
     named,
-    normal,
     run_layers,
     sides,
     split_heads,
@@ -124,9 +124,10 @@ class SwinBlock(nn.Module):
             split_heads(linear(("embed", "heads"), name)(x_BxNxTxC), self.heads)
             for name in ("query", "key", "value")
         )
-        weights = attention_weights(query, key, bias)
-        weights = dropout(weights, self.attention_dropout, keys_B, site + 1)
-        return linear(("heads", "embed"), "attention_out")(attend(weights, value))
+        y = attention(
+            query, key, value, self.attention_dropout, keys_B, site + 1, bias=bias
+        )
+        return linear(("heads", "embed"), "attention_out")(y)
 
     @nn.compact
     def __call__(
@@ -136,8 +137,8 @@ class SwinBlock(nn.Module):
         site = index * _SITES
         window, shift = _window_and_shift((height, width), self.window, self.shifted)
 
-        def norm(name: str) -> nn.LayerNorm:
-            return layer_norm(name, epsilon=self.epsilon, dtype=self.dtype)
+        def norm(name: str) -> LayerNorm:
+            return LayerNorm(self.epsilon, self.dtype, name=name)
 
         # Padding comes after the norm and is attended to: it is zeros, not masked.
         y = norm("attention_norm")(x_BxHxWxC)
@@ -157,7 +158,7 @@ class SwinBlock(nn.Module):
         hidden = int(self.mlp_ratio * dim)
         mlp = {"dtype": self.dtype, "std": self.init_std}
         y = dense(hidden, ("embed", "mlp"), "mlp_in", **mlp)(norm("mlp_norm")(x))
-        y = nn.gelu(y, approximate=False)
+        y = gelu(y)
         y = dense(dim, ("mlp", "embed"), "mlp_out", **mlp)(y)
         return x + dropout(y, self.dropout, keys_B, site + 3)
 
@@ -177,7 +178,7 @@ class PatchMerging(nn.Module):
             [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)], axis=-1
         )
         # The published model leaves this epsilon at 1e-5 whatever its config says.
-        x = layer_norm("norm", epsilon=1e-5, dtype=self.dtype)(x)
+        x = LayerNorm(1e-5, self.dtype, name="norm")(x)
         return dense(
             2 * dim,
             ("mlp", "embed"),
@@ -206,6 +207,8 @@ class Swin(nn.Module):
       remat: recompute each block in the backward pass.
       scan_layers: run a stage's pairs of blocks as a loop, compiled once; see
         `run_layers`.
+      attention: taken like every encoder's, and without effect: the bias of a window's
+        positions is learned, which the fused ones do not take.
     """
 
     patch: int = 4
@@ -222,6 +225,7 @@ class Swin(nn.Module):
     dtype: Any = jnp.float32
     remat: bool = False
     scan_layers: bool = False
+    attention: str = "plain"
 
     def __post_init__(self):
         if len(self.depths) != len(self.heads):
@@ -248,17 +252,14 @@ class Swin(nn.Module):
             films_BxHxWx3.astype(self.dtype),
             ((0, 0), (0, -height % self.patch), (0, -width % self.patch), (0, 0)),
         )
-        x = nn.Conv(
+        x = PatchEmbedding(
             self.embed_dim,
-            (self.patch, self.patch),
-            strides=(self.patch, self.patch),
-            padding="VALID",
+            self.patch,
+            self.init_std,
             dtype=self.dtype,
-            kernel_init=named(normal(self.init_std), None, None, None, "embed"),
-            bias_init=named(nn.initializers.zeros_init(), "embed"),
             name="patch_embedding",
         )(x)
-        return layer_norm("patch_norm", epsilon=1e-5, dtype=self.dtype)(x)
+        return LayerNorm(1e-5, self.dtype, name="patch_norm")(x)
 
     @nn.compact
     def __call__(
@@ -308,7 +309,7 @@ class Swin(nn.Module):
             done += depth
             if stage < len(self.depths) - 1:
                 x = PatchMerging(self.init_std, self.dtype, name=f"merge_{stage}")(x)
-        x = layer_norm("norm", epsilon=self.epsilon, dtype=self.dtype)(x)
+        x = LayerNorm(self.epsilon, self.dtype, name="norm")(x)
         batch, height, width, channels = x.shape
         patches_BxPxC = x.reshape(batch, height * width, channels)
         trunk_BxF = patches_BxPxC.astype(jnp.float32).mean(axis=1)

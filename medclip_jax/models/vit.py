@@ -13,11 +13,13 @@ import jax.numpy as jnp
 from medclip_jax.models.dropout import active_keys, dropout
 from medclip_jax.models.features import ImageFeatures
 from medclip_jax.models.layers import (
-    attend,
-    attention_weights,
+    LayerNorm,
+    PatchEmbedding,
+    attention,
     check_films,
     dense,
-    layer_norm,
+    gelu,
+    layer_macs,
     named,
     normal,
     run_layers,
@@ -33,6 +35,9 @@ class ViTLayer(nn.Module):
     """Pre-LN self-attention and MLP.
 
     Called with a layer's place in the stack, from 1; it numbers the dropout sites.
+
+    Attributes:
+      first_only: gives the first token alone, [B, 1, C]; the others are attended to.
     """
 
     heads: int
@@ -41,7 +46,9 @@ class ViTLayer(nn.Module):
     attention_dropout: float
     epsilon: float
     init_std: float
+    attention: str
     dtype: Any = jnp.float32
+    first_only: bool = False
 
     @nn.compact
     def __call__(
@@ -52,24 +59,30 @@ class ViTLayer(nn.Module):
         def linear(out: int, axes: tuple[str, str], name: str) -> nn.Dense:
             return dense(out, axes, name, dtype=self.dtype, std=self.init_std)
 
-        def norm(name: str) -> nn.LayerNorm:
-            return layer_norm(name, epsilon=self.epsilon, dtype=self.dtype)
+        def norm(name: str) -> LayerNorm:
+            return LayerNorm(self.epsilon, self.dtype, name=name)
 
         y = norm("attention_norm")(x_BxTxC)
+        x, asked = x_BxTxC, y
+        if self.first_only:
+            x, asked = x_BxTxC[:, :1], y[:, :1]
         query, key, value = (
-            split_heads(linear(dim, ("embed", "heads"), name)(y), self.heads)
-            for name in ("query", "key", "value")
+            split_heads(linear(dim, ("embed", "heads"), name)(of), self.heads)
+            for name, of in (("query", asked), ("key", y), ("value", y))
         )
-        weights_BxLxTxT = attention_weights(query, key, None)
-        weights_BxLxTxT = dropout(
-            weights_BxLxTxT, self.attention_dropout, keys_B, site + 1
+        y = attention(
+            query,
+            key,
+            value,
+            self.attention_dropout,
+            keys_B,
+            site + 1,
+            name=self.attention,
         )
-        y = linear(dim, ("heads", "embed"), "attention_out")(
-            attend(weights_BxLxTxT, value)
-        )
-        x = x_BxTxC + dropout(y, self.dropout, keys_B, site + 2)
+        y = linear(dim, ("heads", "embed"), "attention_out")(y)
+        x = x + dropout(y, self.dropout, keys_B, site + 2)
         y = linear(self.mlp, ("embed", "mlp"), "mlp_in")(norm("mlp_norm")(x))
-        y = linear(dim, ("mlp", "embed"), "mlp_out")(nn.gelu(y, approximate=False))
+        y = linear(dim, ("mlp", "embed"), "mlp_out")(gelu(y))
         return x + dropout(y, self.dropout, keys_B, site + 3)
 
 
@@ -87,6 +100,7 @@ class ViT(nn.Module):
       dtype: compute dtype; parameters are float32.
       remat: recompute each layer in the backward pass.
       scan_layers: run the layers as a loop, compiled once; see `run_layers`.
+      attention: "plain", or "cudnn" on a GPU in 16 bit; see `layers.attention`.
     """
 
     patch: int = 16
@@ -102,6 +116,7 @@ class ViT(nn.Module):
     dtype: Any = jnp.float32
     remat: bool = False
     scan_layers: bool = False
+    attention: str = "plain"
 
     def __post_init__(self):
         if self.pooling not in POOLINGS:
@@ -116,14 +131,11 @@ class ViT(nn.Module):
         return self.dim
 
     def _embed(self, films_BxHxWx3: jax.Array) -> tuple[jax.Array, tuple[int, int]]:
-        x = nn.Conv(
+        x = PatchEmbedding(
             self.dim,
-            (self.patch, self.patch),
-            strides=(self.patch, self.patch),
-            padding="VALID",
+            self.patch,
+            self.init_std,
             dtype=self.dtype,
-            kernel_init=named(normal(self.init_std), None, None, None, "embed"),
-            bias_init=named(nn.initializers.zeros_init(), "embed"),
             name="patch_embedding",
         )(films_BxHxWx3.astype(self.dtype))
         batch, height, width, _ = x.shape
@@ -147,6 +159,7 @@ class ViT(nn.Module):
         *,
         train: bool,
         keys_B: jax.Array | None = None,
+        first_only: bool = False,
     ) -> ImageFeatures:
         """Encodes films.
 
@@ -155,6 +168,9 @@ class ViT(nn.Module):
             and of the size the position table was made for.
           train: drop out.
           keys_B: typed PRNG keys [B], needed when training with a rate above 0.
+          first_only: of the last layer only the first token is asked for, as pooling
+            "cls" and "pooler" need: there are no patches then, and what they would
+            cost in that layer is saved.
 
         Returns:
           The pooled trunk and the patches after the last LayerNorm.
@@ -179,11 +195,15 @@ class ViT(nn.Module):
             self.attention_dropout,
             self.epsilon,
             self.init_std,
+            self.attention,
             self.dtype,
         )
         names = [f"layer_{index}" for index in range(self.depth)]
-        x, _ = run_layers(self, [layer], names, 1, x, keys_B, scan=self.scan_layers)
-        x = layer_norm("norm", epsilon=self.epsilon, dtype=self.dtype)(x)
+        alike = names[:-1] if first_only else names
+        x, _ = run_layers(self, [layer], alike, 1, x, keys_B, scan=self.scan_layers)
+        if first_only:
+            x = layer(first_only=True, name=names[-1])(x, self.depth, keys_B)
+        x = LayerNorm(self.epsilon, self.dtype, name="norm")(x)
         return ImageFeatures(self._pool(x), x[:, 1:], grid)
 
     def _pool(self, x_BxTxC: jax.Array) -> jax.Array:
@@ -197,14 +217,16 @@ class ViT(nn.Module):
         )
         return jnp.tanh(pooler(x_BxTxC[:, 0]))
 
-    def forward_flops(self, image_size: int | tuple[int, int]) -> int:
+    def forward_flops(
+        self, image_size: int | tuple[int, int], first_only: bool = False
+    ) -> int:
         """Operations of the matrix products for one film; a multiply-add counts 2."""
         height, width = sides(image_size)
         patches = (height // self.patch) * (width // self.patch)
         tokens = patches + 1
         macs = patches * self.patch**2 * 3 * self.dim
-        per_layer = tokens * (4 * self.dim**2 + 2 * self.dim * self.mlp)
-        macs += self.depth * (per_layer + 2 * tokens**2 * self.dim)
+        macs += (self.depth - 1) * layer_macs(tokens, self.dim, self.mlp)
+        macs += layer_macs(tokens, self.dim, self.mlp, first_only)
         if self.pooling == "pooler":
             macs += self.dim**2
         return 2 * macs

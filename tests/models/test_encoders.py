@@ -8,7 +8,8 @@ import pytest
 from flax.core import meta
 
 from medclip_jax.errors import UserError
-from medclip_jax.models import registry
+from medclip_jax.models import layers, registry
+from medclip_jax.models.dropout import dropout
 from medclip_jax.models.registry import build_image_encoder, build_text_encoder
 
 IMAGE = {
@@ -182,6 +183,71 @@ def test_scanned_layers_change_no_number(name, remat):
     )
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+@pytest.mark.parametrize("shape", [None, (3, 5, 5), (2, 1, 5, 5), (2, 1, 1, 5)])
+def test_gradient_of_attention_is_that_of_its_definition(rate, shape):
+    rng = np.random.RandomState(0)
+    arrays = [np.float32(rng.randn(2, 5, 3, 4)) for _ in range(3)]  # B, T, L, K
+    arrays.append(None if shape is None else np.float32(rng.randn(*shape)))
+    towards = rng.randn(2, 5, 12)
+    keys_B = jax.random.split(jax.random.key(0), 2)
+
+    def ours(query, key, value, bias):
+        out = layers.attention(query, key, value, rate, keys_B, 7, bias=bias)
+        return (out * towards).sum()
+
+    def defined(query, key, value, bias):
+        logits = jnp.einsum("btlk,bslk->blts", query, key) / 2
+        weights = jax.nn.softmax(logits if bias is None else logits + bias)
+        weights = dropout(weights, rate, keys_B, 7)
+        out = jnp.einsum("blts,bslk->btlk", weights, value)
+        return (out.reshape(2, 5, 12) * towards).sum()
+
+    by = (0, 1, 2) if shape is None else (0, 1, 2, 3)
+    got, want = (
+        compiled(jax.value_and_grad(of, argnums=by), *arrays) for of in (ours, defined)
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got, want
+    )
+
+
+@pytest.mark.parametrize("name", ["vit", "bert"])
+@pytest.mark.parametrize("how", ["xla", "cudnn"])
+def test_fused_attention_changes_no_number(name, how):
+    if how == "cudnn" and jax.default_backend() != "gpu":
+        pytest.skip("cudnn needs an NVIDIA GPU")
+    half = {"dtype": "bfloat16"} if how == "cudnn" else {}
+    plain, args = tower(name, **half, attention_dropout=0.0)
+    fused, _ = tower(name, **half, attention_dropout=0.0, attention=how)
+    variables = initial(plain, args)
+
+    def loss(encoder):
+        def value(params):
+            features = encoder.apply({"params": params}, *args, train=True, keys_B=KEYS)
+            return (output(features).astype(jnp.float32) ** 2).sum()
+
+        return jax.value_and_grad(value)
+
+    ours = compiled(loss(plain), variables["params"])
+    theirs = compiled(loss(fused), variables["params"])
+    exact = 3e-2 if half else 1e-5  # of 8 bits a number
+    np.testing.assert_allclose(theirs[0], ours[0], rtol=exact)
+    largest = max(float(np.abs(of).max()) for of in jax.tree.leaves(ours[1]))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=exact * largest),
+        ours[1],
+        theirs[1],
+    )
+
+
+def test_fused_attention_refuses_to_drop_weights():
+    encoder, args = tower("bert", attention="xla", attention_dropout=0.5)
+    plain, _ = tower("bert")
+    with pytest.raises(ValueError, match="draws no dropout of its weights"):
+        encoder.apply(initial(plain, args), *args, train=True, keys_B=KEYS)
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_bfloat16_computes_near_float32_on_float32_parameters(name):
     encoder, args = tower(name)
@@ -238,6 +304,52 @@ def test_forward_flops_against_the_compiler(name):
     counted = run.lower(variables, args).cost_analysis()["flops"] / len(args[0])
     ours = encoder.forward_flops(args[0].shape[1])
     assert 0.85 < ours / counted < 1.05, (ours, counted)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("name", ["vit", "bert"])
+def test_the_first_token_alone(name, scan):
+    """The same token and the same gradient, and what it saves is counted."""
+    more = {"layers": 3} if name == "bert" else {"depth": 3}
+    encoder, args = tower(name, **more, scan_layers=scan)
+    variables = initial(encoder, args)
+
+    def first(params, **asked):
+        made = encoder.apply({"params": params}, *args, train=False, **asked)
+        return output(made)[:, 0] if name == "bert" else made.trunk_BxF
+
+    def both(params, asked):
+        value = lambda p: (first(p, **asked) ** 2).sum()
+        return first(params, **asked), jax.grad(value)(params)
+
+    whole, by_whole = jax.jit(lambda p: both(p, {}))(variables["params"])
+    alone, by_alone = jax.jit(lambda p: both(p, {"first_only": True}))(
+        variables["params"]
+    )
+    np.testing.assert_allclose(alone, whole, atol=1e-5)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(by_whole))
+    for one, other in zip(jax.tree.leaves(by_whole), jax.tree.leaves(by_alone)):
+        np.testing.assert_allclose(one, other, atol=1e-5 * largest)
+    size = args[0].shape[1]
+    assert encoder.forward_flops(size, True) < encoder.forward_flops(size)
+
+
+def test_the_first_token_alone_is_counted():
+    """The difference is what XLA counts less."""
+    encoder, args = tower("bert", dim=128, mlp=512, layers=2)
+    variables = initial(encoder, args)
+    counted, ours = [], []
+    for first in (False, True):
+        run = jax.jit(
+            lambda v, args, f=first: output(
+                encoder.apply(v, *args, train=False, first_only=f)
+            )
+        )
+        cost = run.lower(variables, args).cost_analysis()["flops"]
+        counted.append(cost / len(args[0]))
+        ours.append(encoder.forward_flops(args[0].shape[1], first))
+    saved = (ours[0] - ours[1]) / (counted[0] - counted[1])
+    assert 0.85 < saved < 1.05, (ours, counted)
 
 
 @pytest.mark.parametrize(
@@ -373,3 +485,16 @@ def test_wrong_films_and_texts_are_refused():
     encoder, _ = tower("bert")
     with pytest.raises(ValueError, match="texts of 16 tokens, but max_positions is 12"):
         encoder.init(jax.random.key(0), np.zeros((1, 16), int), None, train=False)
+
+
+def test_gelu_is_exact_and_keeps_its_input_alone():
+    x = jnp.linspace(-6, 6, 101)
+    exact = jax.value_and_grad(lambda x: jax.nn.gelu(x, approximate=False).sum())(x)
+    ours = jax.value_and_grad(lambda x: layers.gelu(x).sum())(x)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), ours, exact
+    )
+    half = x.astype(jnp.bfloat16)
+    _, back = jax.vjp(layers.gelu, half)
+    kept = jax.tree.leaves(back)
+    assert [(of.shape, of.dtype) for of in kept] == [(half.shape, half.dtype)]

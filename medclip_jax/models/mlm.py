@@ -1,0 +1,124 @@
+"""Masked language modelling: which words are hidden, and the head that names them.
+
+References: Devlin et al. (BERT), arXiv 1810.04805, section 3.1; Liu et al. (RoBERTa),
+arXiv 1907.11692, section 4.1, which draws anew each time; Boecking et al. (CXR-BERT),
+arXiv 2204.09817, section 2.1, which hides whole words.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from medclip_jax.models.layers import LayerNorm, dense, gelu, named
+
+HIDDEN, REPLACED = 0.8, 0.1
+"""Of the chosen pieces, how many become [MASK] and how many another; the rest stay."""
+LOGITS = 1 << 24
+"""Logits of a chunk of the loss, 64 MiB."""
+
+
+def mask_words(
+    ids_BxT: jax.Array,
+    word_ids_BxT: jax.Array,
+    keys_B: jax.Array,
+    rate: float,
+    mask_id: int,
+    vocab_size: int,
+    whole_words: bool = True,
+) -> tuple[jax.Array, jax.Array]:
+    """Hides words of each text; what a text draws depends on its own key alone.
+
+    Args:
+      ids_BxT: int32.
+      word_ids_BxT: int32, the number of the word that a piece belongs to, below T; -1
+        for special tokens and padding, which are never chosen.
+      keys_B: typed PRNG keys [B].
+      rate: share of the words, or of the pieces, that are chosen.
+      mask_id: of [MASK].
+      vocab_size: other pieces are drawn from all of them.
+      whole_words: a word's pieces are chosen together.
+
+    Returns:
+      ids to encode, int32 [B, T], and which pieces are to be named, bool [B, T].
+    """
+    length = ids_BxT.shape[1]
+
+    def one(key: jax.Array, ids_T: jax.Array, word_ids_T: jax.Array):
+        choose, change, other = jax.random.split(key, 3)
+        drawn_T = jax.random.uniform(choose, (length,))
+        if whole_words:
+            drawn_T = drawn_T[jnp.maximum(word_ids_T, 0)]
+        chosen_T = (drawn_T < rate) & (word_ids_T >= 0)
+        how_T = jax.random.uniform(change, (length,))
+        others_T = jax.random.randint(other, (length,), 0, vocab_size)
+        changed_T = jnp.where(how_T < HIDDEN + REPLACED, others_T, ids_T)
+        changed_T = jnp.where(how_T < HIDDEN, mask_id, changed_T)
+        return jnp.where(chosen_T, changed_T, ids_T), chosen_T
+
+    return jax.vmap(one)(keys_B, ids_BxT, word_ids_BxT)
+
+
+class MaskedTokens(nn.Module):
+    """BERT's head: a layer, then products with the table of words and a bias.
+
+    Reference: transformers/models/bert/modeling_bert.py (BertLMPredictionHead).
+
+    Attributes:
+      vocab_size: pieces of the vocabulary.
+      epsilon: of LayerNorm.
+      dtype: compute dtype of the layer; logits are float32.
+    """
+
+    vocab_size: int
+    epsilon: float = 1e-12
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        states_BxTxC: jax.Array,
+        table_VxC: jax.Array,
+        ids_BxT: jax.Array,
+        named_BxT: jax.Array,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Cross-entropies of pieces; logits are made some tokens at a time.
+
+        Args:
+          states_BxTxC: of the text encoder, of the ids that were hidden.
+          table_VxC: its word embedding.
+          ids_BxT: what the pieces were.
+          named_BxT: which are to be named.
+
+        Returns:
+          losses_BxT float32, 0 where nothing is to be named; and whether the highest
+          logit is the right one, bool [B, T], False there.
+        """
+        dim = states_BxTxC.shape[-1]
+        hidden = dense(dim, ("embed", "mlp"), "hidden", dtype=self.dtype)(states_BxTxC)
+        hidden_BxTxC = LayerNorm(self.epsilon, self.dtype, name="norm")(gelu(hidden))
+        bias_V = self.param(
+            "bias", named(nn.initializers.zeros_init(), "vocab"), (self.vocab_size,)
+        )
+
+        @jax.checkpoint
+        def of_token(token: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            hidden_BxC, ids_B = token
+            logits_BxV = jnp.matmul(
+                hidden_BxC.astype(self.dtype),
+                table_VxC.astype(self.dtype).T,
+                preferred_element_type=jnp.float32,
+            )
+            logits_BxV = logits_BxV + bias_V
+            own_B = jnp.take_along_axis(logits_BxV, ids_B[:, None], axis=1)[:, 0]
+            losses_B = jax.nn.logsumexp(logits_BxV, axis=1) - own_B
+            return losses_B, logits_BxV.argmax(axis=1) == ids_B
+
+        losses_TxB, right_TxB = lax.map(
+            of_token,
+            (hidden_BxTxC.swapaxes(0, 1), ids_BxT.T),
+            batch_size=max(1, LOGITS // (len(ids_BxT) * self.vocab_size)),
+        )
+        return jnp.where(named_BxT, losses_TxB.T, 0.0), right_TxB.T & named_BxT
