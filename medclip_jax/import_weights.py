@@ -1,14 +1,16 @@
-"""Import: an official MedCLIP state dict -> a workdir that evaluate and export open."""
+"""Import: an official state dict -> a workdir that evaluate and export open."""
 
 import argparse
 import hashlib
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.core import meta
 from ml_collections import ConfigDict
 
@@ -20,22 +22,27 @@ from medclip_jax.methods import registry
 from medclip_jax.runtime import workdir as workdir_lib
 from medclip_jax.runtime.checkpoint import Checkpoints
 from medclip_jax.runtime.state import TrainState
-from medclip_jax.weights import files, medclip
+from medclip_jax.weights import files, gloria, medclip
 
 HELP = """examples:
   medclip-jax import --weights medclip-vit/pytorch_model.bin \\
       --tokenizer emilyalsentzer/Bio_ClinicalBERT --out runs/medclip-vit
   medclip-jax evaluate --workdir runs/medclip-vit --data shards --out report
+  medclip-jax import --weights gloria/state_dict.pt \\
+      --tokenizer emilyalsentzer/Bio_ClinicalBERT --out runs/gloria
+
+MedCLIP's and GLoRIA's weights are known, told apart by their keys. GLoRIA's checkpoint
+pickles settings beside its weights, and nothing but tensors is read here. Where GLoRIA's
+own environment is at hand, save these alone:
+  python -c "import torch; torch.save(torch.load('chexpert_resnet50.ckpt')['state_dict'],
+      'state_dict.pt')"
 
 A folder that `medclip-jax export` wrote is imported from its medclip_official/.
 The official tokenizer lower-cases although its vocabulary is cased: so does this one
 unless --keep_case is given. Other sizes than the published ones by --config.KEY=VALUE,
 as in train."""
 
-NOTICE = (
-    "Published MedCLIP weights, trained on MIMIC-CXR and CheXpert, whose data-use "
-    "agreements apply; they came without a stated licence."
-)
+LAYOUTS = (medclip, gloria)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,9 +52,8 @@ def main(argv: list[str] | None = None) -> int:
     if (args.out / workdir_lib.CONFIG).exists():
         raise UserError(f"--out {args.out} is a workdir already; name another folder")
     state = files.read(args.weights)
-    # An early official checkpoint has a bias in the text projection.
-    bias = f"--config.medclip.text_bias={medclip.TEXT_BIAS in state}"
-    config = make_config(medclip.image_encoder_of(state), [bias, *rest], args.text_pool)
+    layout = layout_of(state, args.weights)
+    config = make_config(layout, state, rest, args.text_pool)
     tokenizer = Tokenizer.load(args.tokenizer, None if args.keep_case else True)
     config.model.text.tokenizer = str(args.tokenizer)
     run_lib.set_vocab_size(config, tokenizer)
@@ -55,9 +61,10 @@ def main(argv: list[str] | None = None) -> int:
     target = meta.unbox(
         jax.eval_shape(run_lib.initializer(config, method), jax.random.key(0))
     )
-    variables, report = medclip.from_torch(state, target)
+    variables, report = layout.from_torch(state, target)
     report.require(str(args.weights))
-    save(args.out, config, variables, tokenizer, fingerprint(args.weights))
+    source = fingerprint(args.weights)
+    save(args.out, config, variables, tokenizer, source, layout.NOTICE)
     print(
         f"{config.model.image.name} and {config.model.text.name} in {args.out}; "
         f"{len(report.ignored)} computed tables left out"
@@ -69,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
     """The options of the verb; `--config.KEY=VALUE` is left to `make_config`."""
     out = argparse.ArgumentParser(
         "medclip-jax import",
-        description="Makes a workdir from an official MedCLIP state dict.",
+        description="Makes a workdir from an official state dict.",
         epilog=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -87,8 +94,8 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--text_pool",
         choices=sorted(set(medclip.TEXT_POOL.values())),
-        help="default: layers_1_2_last with Swin, pooler with ResNet, which is what "
-        "each was trained with as far as is known",
+        help="of MedCLIP; default: layers_1_2_last with Swin, pooler with ResNet, which "
+        "is what each was trained with as far as is known",
     )
     out.add_argument(
         "--keep_case", action="store_true", help="the tokenizer's own casing"
@@ -96,13 +103,36 @@ def parser() -> argparse.ArgumentParser:
     return out
 
 
-def make_config(image: str, options: list[str], text_pool: str | None) -> ConfigDict:
+def layout_of(state: Mapping[str, np.ndarray], path: Path) -> Any:
+    """The module of `LAYOUTS` that knows a state dict.
+
+    Raises:
+      UserError: none does.
+    """
+    for layout in LAYOUTS:
+        if layout.recognises(state):
+            return layout
+    anchors = " or ".join(layout.ANCHOR for layout in LAYOUTS)
+    raise UserError(
+        f"{path}: expected an official state dict of MedCLIP or GLoRIA, with a key such "
+        f"as {anchors}; found {len(state)} keys, the first of which are "
+        f"{sorted(state)[:3]}"
+    )
+
+
+def make_config(
+    layout: Any,
+    state: Mapping[str, np.ndarray],
+    options: list[str],
+    text_pool: str | None,
+) -> ConfigDict:
     """The config of the published model.
 
     Args:
-      image: "swin" or "resnet".
+      layout: of `layout_of`.
+      state: arrays by key.
       options: `--config.KEY=VALUE` each.
-      text_pool: overrides what goes with the image encoder.
+      text_pool: overrides what goes with MedCLIP's image encoder.
 
     Raises:
       UserError: an option or key that there is not.
@@ -110,14 +140,15 @@ def make_config(image: str, options: list[str], text_pool: str | None) -> Config
     for option in options:
         if not option.startswith("--config.") or "=" not in option:
             raise UserError(f"unknown option {option!r}; see medclip-jax import --help")
+    if text_pool and layout is not medclip:
+        raise UserError("--text_pool is of MedCLIP's weights; these are others")
     overrides = [
         "model.dtype=float32",
-        f"medclip.text_pool={text_pool or medclip.TEXT_POOL[image]}",
-        "medclip.pool_padding=True",
-        "medclip.target=dot",
+        *layout.options(state),
+        *([f"medclip.text_pool={text_pool}"] if text_pool else []),
         *(option.removeprefix("--config.") for option in options),
     ]
-    return config_flags.load_config(f"medclip.py:{image}", overrides)
+    return config_flags.load_config(layout.recipe(state), overrides)
 
 
 def fingerprint(path: Path) -> str:
@@ -139,6 +170,7 @@ def save(
     variables: dict[str, Any],
     tokenizer: Tokenizer,
     source: str,
+    notice: str,
 ) -> None:
     """Writes a workdir whose only checkpoint is step 0, without optimizer state."""
     storage.make_folder(workdir)
@@ -147,7 +179,7 @@ def save(
     data = {
         "fingerprint": source,
         "datasets": {"published weights": source},
-        "notices": {"published weights": NOTICE},
+        "notices": {"published weights": notice},
     }
     workdir_lib.write_json(workdir / workdir_lib.DATA, data)
     variables = jax.tree.map(jnp.asarray, variables)

@@ -3,12 +3,14 @@
 import jax
 import numpy as np
 import pytest
+from flax.core import meta
 
 from medclip_jax import config_flags, export, import_weights
 from medclip_jax import run as run_lib
 from medclip_jax.errors import UserError
 from medclip_jax.inputs.tokens import Tokenizer
-from medclip_jax.weights import files, medclip
+from medclip_jax.methods import registry
+from medclip_jax.weights import files, gloria, medclip
 from medclip_jax.weights.layout import flatten
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "Heart", "heart", "size"]
@@ -37,13 +39,16 @@ COMMON = [
 ]
 
 
+def config_of(image, options):
+    """The config of weights with this image encoder."""
+    anchor = medclip.IMAGE_ENCODERS[image].ANCHOR
+    state = {f"{medclip.VISION}model.{anchor}": np.zeros(1)}
+    return import_weights.make_config(medclip, state, options, None)
+
+
 def official(image, folder, *more):
     """A small model's weights in the official layout, and its tokenizer."""
-    from flax.core import meta
-
-    from medclip_jax.methods import registry
-
-    config = import_weights.make_config(image, [*SMALL[image], *COMMON, *more], None)
+    config = config_of(image, [*SMALL[image], *COMMON, *more])
     method = registry.build(config)
     shapes = meta.unbox(
         jax.eval_shape(run_lib.initializer(config, method), jax.random.key(0))
@@ -88,8 +93,8 @@ def test_import_then_export_gives_the_same_state_dict(image, tmp_path):
     run = run_lib.open_run(tmp_path / "workdir", "latest")
     for path, value in flatten(jax.device_get(run.variables)).items():
         np.testing.assert_array_equal(value, flatten(variables)[path])
-    assert run.method.text_pool == medclip.TEXT_POOL[image]
-    assert run.method.pool_padding
+    assert run.method.text_head.pool == medclip.TEXT_POOL[image]
+    assert run.method.text_head.padding
     out = tmp_path / "export"
     argv = ["--workdir", str(tmp_path / "workdir"), "--out", str(out)]
     assert export.main(argv) == 0
@@ -127,9 +132,73 @@ def test_what_does_not_fit_is_refused(tmp_path):
 
 
 def test_defaults_are_the_published_sizes():
-    config = import_weights.make_config("swin", [], None)
+    config = config_of("swin", [])
     assert config.model.text.vocab_size == 28996
     assert config.model.image.window == 7
     assert config_flags.to_json(config)["model"]["embed_dim"] == 512
     assert config.medclip.text_pool == "layers_1_2_last"
-    assert import_weights.make_config("resnet", [], None).medclip.text_pool == "pooler"
+    assert config_of("resnet", []).medclip.text_pool == "pooler"
+
+
+def test_gloria_s_weights(tmp_path):
+    """Under the names of the official code; its pooler and counters are left out."""
+    options = [
+        *(of for of in SMALL["resnet"] if "stage_sizes" not in of),
+        "--config.model.image.stage_sizes=(1,1,1,1)",
+        *(of for of in COMMON if "embed_dim" not in of),
+        "--config.model.embed_dim=16",  # as the text tower
+        "--config.gloria.text_layers=2",
+    ]
+    config = import_weights.make_config(gloria, {}, options, None)
+    method = registry.build(config)
+    shapes = meta.unbox(
+        jax.eval_shape(run_lib.initializer(config, method), jax.random.key(0))
+    )
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(
+        lambda s: np.float32(0.1 + 0.3 * abs(rng.standard_normal(s.shape))), shapes
+    )
+    state = gloria.to_torch(variables)
+    dim, width = config.model.embed_dim, config.model.image.width
+    prefix = "gloria.img_encoder."
+    assert state[f"{prefix}global_embedder.weight"].shape == (dim, 32 * width)
+    assert state[f"{prefix}local_embedder.weight"].shape == (dim, 16 * width, 1, 1)
+    for key in (
+        f"{prefix}global_embedder.bias",
+        f"{prefix}model.layer3.0.downsample.1.running_var",
+        "gloria.text_encoder.model.encoder.layer.0.attention.self.query.weight",
+        "gloria.text_encoder.model.embeddings.LayerNorm.bias",
+    ):
+        assert key in state
+    # What the released file has besides, and its prefix of the training code.
+    state["gloria.text_encoder.model.pooler.dense.weight"] = np.zeros((dim, dim))
+    state["gloria.text_encoder.model.pooler.dense.bias"] = np.zeros(dim)
+    state["gloria.text_encoder.model.embeddings.position_ids"] = np.zeros((1, 16))
+    state[f"{prefix}model.bn1.num_batches_tracked"] = np.zeros(())
+    state = {f"model.{key}": np.float32(value) for key, value in state.items()}
+    files.write_safetensors(state, tmp_path / "model.safetensors")
+    Tokenizer.from_vocabulary(VOCABULARY).save(tmp_path / "tokenizer")
+    argv = ["--weights", str(tmp_path / "model.safetensors")]
+    argv += ["--tokenizer", str(tmp_path / "tokenizer")]
+    argv += ["--out", str(tmp_path / "workdir"), *options]
+    assert import_weights.main(argv) == 0
+    run = run_lib.open_run(tmp_path / "workdir", "latest")
+    found = flatten(jax.device_get(run.variables))
+    assert found.keys() == flatten(variables).keys()
+    for path, value in flatten(variables).items():
+        np.testing.assert_array_equal(found[path], value)
+    with pytest.raises(UserError, match="--text_pool is of MedCLIP's weights"):
+        import_weights.main([*argv[:-len(options)], "--text_pool=pooler", *options,
+                             f"--out={tmp_path / 'other'}"])  # fmt: skip
+    with pytest.raises(UserError, match="methods whose heads"):
+        export.main(
+            ["--workdir", str(tmp_path / "workdir"), "--out", str(tmp_path / "x")]
+        )
+
+
+def test_weights_of_another_system_are_named(tmp_path):
+    files.write_safetensors(
+        {"visual.proj": np.zeros(3)}, tmp_path / "model.safetensors"
+    )
+    with pytest.raises(UserError, match="state dict of MedCLIP or GLoRIA"):
+        run_import("swin", tmp_path)

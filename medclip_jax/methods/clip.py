@@ -15,13 +15,13 @@ import jax.numpy as jnp
 from medclip_jax.losses import infonce_loss
 from medclip_jax.methods.dual_encoder import (
     DualEncoder,
-    build_towers,
     check_text_pool,
     joint,
     learned_scale,
 )
 from medclip_jax.methods.interface import Batch, Features, Metrics, State, Variables
-from medclip_jax.models.heads import linear_head
+from medclip_jax.methods.towers import build_towers
+from medclip_jax.models.heads import ImageHead, TextHead, linear_head
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,11 @@ class CLIP(DualEncoder):
         dim = config.model.embed_dim
         return cls(
             **build_towers(config),
-            image_head=linear_head(dim),
-            text_head=linear_head(dim),
-            text_pool=check_text_pool(config.clip.text_pool, config.model.text),
+            image_head=ImageHead(linear_head(dim)),
+            text_head=TextHead(
+                linear_head(dim),
+                check_text_pool(config.clip.text_pool, config.model.text),
+            ),
         )
 
     def scalars(self) -> dict[str, Any]:

@@ -16,14 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from medclip_jax.losses import infonce_loss
-from medclip_jax.methods.dual_encoder import (
-    DualEncoder,
-    build_towers,
-    check_text_pool,
-    joint,
-)
+from medclip_jax.methods.dual_encoder import DualEncoder, check_text_pool, joint
 from medclip_jax.methods.interface import Batch, Features, Metrics, State, Variables
-from medclip_jax.models.heads import MLPHead
+from medclip_jax.methods.towers import build_towers
+from medclip_jax.models.heads import ImageHead, MLPHead, TextHead
 
 
 @dataclass(frozen=True)
@@ -42,9 +38,10 @@ class ConVIRT(DualEncoder):
         dim = config.model.embed_dim
         return cls(
             **build_towers(config),
-            image_head=MLPHead(dim),
-            text_head=MLPHead(dim),
-            text_pool=check_text_pool(switches.text_pool, config.model.text),
+            image_head=ImageHead(MLPHead(dim)),
+            text_head=TextHead(
+                MLPHead(dim), check_text_pool(switches.text_pool, config.model.text)
+            ),
             temperature=switches.temperature,
             image_to_text=switches.image_to_text,
         )

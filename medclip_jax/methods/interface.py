@@ -44,7 +44,7 @@ class ImageEmbedding:
     joint_BxD: L2-normalised float32 in the joint space; None where there is none.
     patches_BxPxC: the trunk's last feature map, row by row, before any projection;
       None where the method has none.
-    local_BxPxD: the patches in the joint space, L2-normalised float32; None where
+    local_BxPxD: the patches in the joint space, float32 of any length; None where
       there is none.
     grid: height and width of the map in patches; their product is P.
     """
@@ -62,19 +62,31 @@ class TextEmbedding:
     joint_BxD: L2-normalised float32 in the joint space.
     words_BxTxC: features of each token; None where the method has none.
     word_mask_BxT: 1 for a token, 0 for padding.
+    local_BxWxD: words in the joint space, float32 of any length; None where there is
+      none.
+    local_mask_BxW: 1 for a word that takes part, 0 for one that does not.
     """
 
     joint_BxD: jax.Array
     words_BxTxC: jax.Array | None = None
     word_mask_BxT: jax.Array | None = None
+    local_BxWxD: jax.Array | None = None
+    local_mask_BxW: jax.Array | None = None
 
 
 @flax.struct.dataclass
 class Features:
-    """What `encode` hands to `objective`; every leaf leads with the batch axis."""
+    """What `encode` hands to `objective`; every leaf leads with the batch axis.
+
+    Attributes:
+      images: of the current films.
+      texts: None for a method that reads none.
+      second: of the films' second crops, for a method that compares two.
+    """
 
     images: ImageEmbedding
     texts: TextEmbedding | None = None
+    second: ImageEmbedding | None = None
 
 
 class Method(Protocol):
@@ -128,6 +140,11 @@ class Method(Protocol):
 
     def forward_flops(self, spec: Spec) -> int:
         """Operations of the encoders for one image and one text; a multiply-add is 2."""
+        ...
+
+    def loss_flops(self, spec: Spec, batch: int) -> float:
+        """Operations of the loss of so many pairs, forward and backward, in bfloat16
+        passes: a product of float32 at the highest precision takes six."""
         ...
 
 

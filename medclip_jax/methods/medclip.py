@@ -20,13 +20,13 @@ from medclip_jax.losses.labels import label_values
 from medclip_jax.losses.semantic_matching import Target
 from medclip_jax.methods.dual_encoder import (
     DualEncoder,
-    build_towers,
     check_text_pool,
     joint,
     learned_scale,
 )
 from medclip_jax.methods.interface import Batch, Features, Metrics, State, Variables
-from medclip_jax.models.heads import linear_head
+from medclip_jax.methods.towers import build_towers
+from medclip_jax.models.heads import ImageHead, TextHead, linear_head
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,12 @@ class MedCLIP(DualEncoder):
             )
         return cls(
             **build_towers(config),
-            image_head=linear_head(dim),
-            text_head=linear_head(dim, bias=switches.text_bias),
-            text_pool=check_text_pool(switches.text_pool, config.model.text),
-            pool_padding=switches.pool_padding,
+            image_head=ImageHead(linear_head(dim)),
+            text_head=TextHead(
+                linear_head(dim, bias=switches.text_bias),
+                check_text_pool(switches.text_pool, config.model.text),
+                switches.pool_padding,
+            ),
             view="unpaired",
             target=switches.target,
             uncertain=config.data.uncertain,

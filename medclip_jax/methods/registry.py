@@ -5,16 +5,22 @@ from typing import Any
 from medclip_jax.errors import UserError
 from medclip_jax.methods.clip import CLIP
 from medclip_jax.methods.convirt import ConVIRT
+from medclip_jax.methods.gloria import GLoRIA
 from medclip_jax.methods.interface import Method
 from medclip_jax.methods.medclip import MedCLIP
+from medclip_jax.methods.moco import MoCo
 from medclip_jax.methods.siglip import SigLIP
+from medclip_jax.methods.simclr import SimCLR
 from medclip_jax.methods.supervised import Supervised
 
 METHODS: dict[str, Any] = {
     "clip": CLIP,
     "convirt": ConVIRT,
+    "gloria": GLoRIA,
     "medclip": MedCLIP,
+    "moco": MoCo,
     "siglip": SigLIP,
+    "simclr": SimCLR,
     "supervised": Supervised,
 }
 

@@ -17,7 +17,6 @@ from medclip_jax.losses import sigmoid_loss
 from medclip_jax.losses.similarity import similarity_logits
 from medclip_jax.methods.dual_encoder import (
     DualEncoder,
-    build_towers,
     check_text_pool,
     joint,
     learned_scale,
@@ -31,7 +30,8 @@ from medclip_jax.methods.interface import (
     TextEmbedding,
     Variables,
 )
-from medclip_jax.models.heads import linear_head
+from medclip_jax.methods.towers import build_towers
+from medclip_jax.models.heads import ImageHead, TextHead, linear_head
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,11 @@ class SigLIP(DualEncoder):
         dim = config.model.embed_dim
         return cls(
             **build_towers(config),
-            image_head=linear_head(dim, bias=True),
-            text_head=linear_head(dim, bias=True),
-            text_pool=check_text_pool(config.siglip.text_pool, config.model.text),
+            image_head=ImageHead(linear_head(dim, bias=True)),
+            text_head=TextHead(
+                linear_head(dim, bias=True),
+                check_text_pool(config.siglip.text_pool, config.model.text),
+            ),
         )
 
     def scalars(self) -> dict[str, Any]:

@@ -41,10 +41,11 @@ KINDS: dict[str, tuple[Callable, Callable]] = {
         lambda x: np.transpose(x, (2, 3, 1, 0)),
         lambda x: np.transpose(x, (3, 2, 0, 1)),
     ),
+    # [out, in, 1, 1] <-> [in, out]
+    "pointwise": (lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None]),
     # [1, rows, columns] <-> [rows, columns]
     "batched": (lambda x: x[0], lambda x: x[None]),
 }
-_RANKS = {"linear": 2, "conv": 4, "batched": 3}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,12 +25,38 @@ from medclip_jax.weights.layout import (
 from medclip_jax.weights.layout import from_torch as fill
 from medclip_jax.weights.layout import to_torch as write
 
+NOTICE = (
+    "Published MedCLIP weights, trained on MIMIC-CXR and CheXpert, whose data-use "
+    "agreements apply; they came without a stated licence."
+)
 VISION, TEXT, SCALE = "vision_model.", "text_model.", "logit_scale"
 TEXT_BIAS = f"{TEXT}projection_head.bias"
 IMAGE_ENCODERS = {"swin": swin, "resnet": resnet}
 # What the released weights were trained with; the official code pools both alike.
 TEXT_POOL = {"swin": "layers_1_2_last", "resnet": "pooler"}
+ANCHOR = f"{VISION}model.{swin.ANCHOR}"
 _IGNORED = (r".*\.(position_ids|relative_position_index|num_batches_tracked)$",)
+
+
+def recognises(state: Mapping[str, np.ndarray]) -> bool:
+    """Whether a state dict is MedCLIP's."""
+    return any(f"{VISION}model.{of.ANCHOR}" in state for of in IMAGE_ENCODERS.values())
+
+
+def recipe(state: Mapping[str, np.ndarray]) -> str:
+    """The shipped config that the weights go with."""
+    return f"medclip.py:{image_encoder_of(state)}"
+
+
+def options(state: Mapping[str, np.ndarray]) -> list[str]:
+    """What the recipe needs to fit the weights: `KEY=VALUE` of the config."""
+    return [
+        f"medclip.text_pool={TEXT_POOL[image_encoder_of(state)]}",
+        "medclip.pool_padding=True",
+        "medclip.target=dot",
+        # An early official checkpoint has a bias in the text projection.
+        f"medclip.text_bias={TEXT_BIAS in state}",
+    ]
 
 
 def image_encoder_of(state: Mapping[str, np.ndarray]) -> str:

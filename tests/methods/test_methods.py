@@ -15,7 +15,7 @@ from medclip_jax.errors import UserError
 from medclip_jax.methods import registry
 from medclip_jax.methods.interface import ClassifiesFilms, ExampleKeys, Spec
 
-PAIRED = ("clip", "convirt", "medclip", "siglip")
+PAIRED = ("clip", "convirt", "gloria", "medclip", "siglip")
 SIZE, LENGTH, VOCAB = 32, 8, 50
 SWIN = {
     "name": "swin",
@@ -52,6 +52,9 @@ def tiny(name, image=SWIN):
     config = importlib.import_module(f"configs.{name}").get_config("demo")
     config.model.image = ConfigDict(image)
     config.model.text = ConfigDict(BERT)
+    if name == "gloria":  # its words have no head, and the tower has two stages
+        config.model.embed_dim = BERT["dim"]
+        config.gloria.stage = 1
     return config
 
 
@@ -60,6 +63,12 @@ def make(name, encoder="resnet"):
     method = registry.build(tiny(name, {"swin": SWIN, "resnet": RESNET}[encoder]))
     init = jax.jit(method.init, static_argnums=1)
     return method, nn.meta.unbox(init(jax.random.key(0), Spec(SIZE, LENGTH)))
+
+
+def _word_ids(mask):
+    place = np.arange(LENGTH)
+    within = (place > 0) & (place < mask.sum(1, keepdims=True) - 1)
+    return np.where(within, (place - 1) // 2, -1).astype(np.int32)
 
 
 def a_batch(n=4, m=4):
@@ -71,6 +80,8 @@ def a_batch(n=4, m=4):
         "texts": {
             "ids_BxT": rng.integers(1, VOCAB, (m, LENGTH)).astype(np.int32) * mask,
             "mask_BxT": mask,
+            # Two pieces a word, between [CLS] and [SEP].
+            "word_ids_BxT": _word_ids(mask),
         },
         "image_labels_Nx14": rng.integers(-2, 2, (n, 14)).astype(np.int8),
         "text_labels_Mx14": rng.integers(-2, 2, (m, 14)).astype(np.int8),
@@ -172,9 +183,50 @@ def test_padding_does_not_change_a_text(name):
     )
 
 
+VIT = {
+    "name": "vit",
+    "patch": 8,
+    "dim": 16,
+    "depth": 2,
+    "heads": 2,
+    "mlp": 32,
+    "pooling": "cls",
+    "pretrained": "",
+}
+
+
+@pytest.mark.parametrize(
+    ("pooling", "text_pool", "asked"),
+    [("cls", "cls", [True, True]), ("mean", "max", [False, False])],
+)
+def test_training_computes_what_its_heads_read(pooling, text_pool, asked):
+    """The first tokens alone where nothing else is read, and the same embeddings."""
+    config = tiny("convirt", {**VIT, "pooling": pooling})
+    config.model.text.dropout = config.model.text.attention_dropout = 0.0
+    config.convirt.text_pool = text_pool
+    method = registry.build(config)
+    variables = nn.meta.unbox(
+        jax.jit(method.init, static_argnums=1)(jax.random.key(0), Spec(SIZE, LENGTH))
+    )
+    found = [bool(method.asked(tower, True)) for tower in ("image", "text")]
+    assert found == asked and not method.asked("text", False)
+    encode = jax.jit(method.encode, static_argnums=3)
+    trained, _ = encode(variables, a_batch(), keys_of(4, 4), True)
+    still, _ = encode(variables, a_batch(), None, False)
+    np.testing.assert_allclose(
+        trained.images.joint_BxD, still.images.joint_BxD, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        trained.texts.joint_BxD, still.texts.joint_BxD, atol=1e-5
+    )
+    assert (trained.images.patches_BxPxC.shape[1] == 0) == asked[0]
+    assert still.images.patches_BxPxC.shape[1] == 16
+
+
 def test_medclip_official_pooling_counts_padding():
     method, variables = make("medclip")
-    method = dataclasses.replace(method, pool_padding=True)
+    head = dataclasses.replace(method.text_head, padding=True)
+    method = dataclasses.replace(method, text_head=head)
     texts = {k: v[:, :4] for k, v in a_batch()["texts"].items()}
     texts["mask_BxT"] = np.ones_like(texts["mask_BxT"])
     longer = {k: np.pad(v, ((0, 0), (0, 4))) for k, v in texts.items()}
@@ -232,6 +284,7 @@ def test_supervised_ignores_what_it_is_told_to():
     ("part", "key", "message"),
     [
         ("model", "dtype", "model.dtype must be one of bfloat16, float32"),
+        ("model", "attention", "model.attention must be one of plain, cudnn, xla"),
         ("medclip", "target", "medclip.target must be one of cosine, dot"),
     ],
 )
@@ -242,10 +295,28 @@ def test_a_value_that_there_is_not(part, key, message):
         registry.build(config)
 
 
+@pytest.mark.skipif(jax.default_backend() == "gpu", reason="this machine has a GPU")
+def test_fused_attention_of_a_gpu_is_refused_elsewhere():
+    config = tiny("medclip")
+    config.model.attention = "cudnn"
+    with pytest.raises(UserError, match="needs an NVIDIA GPU .* found cpu and float32"):
+        registry.build(config)
+
+
+def test_fused_attention_is_refused_where_weights_are_dropped():
+    config = tiny("medclip")
+    config.model.attention = "xla"
+    config.model.text.attention_dropout = 0.1
+    with pytest.raises(
+        UserError, match="model.text.attention_dropout=0.1. Set it to 0"
+    ):
+        registry.build(config)
+
+
 def test_unknown_method_lists_the_known():
     config = tiny("medclip")
     config.method = "medklip"
-    with pytest.raises(UserError, match="clip, convirt, medclip, siglip"):
+    with pytest.raises(UserError, match="clip, convirt, gloria, medclip, moco, siglip"):
         registry.build(config)
 
 
