@@ -24,7 +24,7 @@ Plan a run before a pod is booked: whether it fits, how long a step takes at lea
 and what is sent between chips.
 
 For TPUs the very train step is compiled by the TPU compiler, without a TPU (it needs
-`pip install '.[tpu]'`): peak memory and collectives are the program's own. For GPUs the
+`pip install 'jax[tpu]'`): peak memory and collectives are the program's own. For GPUs the
 figures are counted from the model. Time is a lower bound: what compute, memory or
 network would take at their published peaks, each alone; of a TPU program the compiler's
 own estimate stands beside it. Exit status 1 says that it does not fit."""

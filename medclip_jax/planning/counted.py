@@ -19,15 +19,11 @@ from medclip_jax.runtime.hlo import SLICES, Collective
 def flops_of(made: Assembled, config: ConfigDict) -> tuple[float, float]:
     """Operations of one step over all devices: of the encoders, and of the loss.
 
-    Encoders: 3 x forward. Loss: each logit is made in the forward and again in the
-    backward pass, and its derivative meets both sides: 4 products of [N, D] and [D, M],
-    each of six bfloat16 passes, as float32 at the highest precision takes.
+    Encoders: 3 x forward. Loss: see `loss_flops` of the method.
     """
-    n = config.train.batch_size
-    encoders = 3.0 * made.method.forward_flops(run_lib.spec(config)) * n
-    if not hasattr(made.method, "embed_texts"):
-        return encoders, 0.0
-    return encoders, 6 * 4 * 2.0 * n * n * config.model.embed_dim
+    n, spec = config.train.batch_size, run_lib.spec(config)
+    encoders = 3.0 * made.method.forward_flops(spec) * n
+    return encoders, made.method.loss_flops(spec, n)
 
 
 def lower_bounds(
@@ -127,7 +123,10 @@ def batch_shapes(config: ConfigDict, images: int) -> dict[str, Any]:
     struct = jax.ShapeDtypeStruct
     names = ("ids_BxT", "mask_BxT", "word_ids_BxT")
     return {
-        "films": {"current_BxHxWx1": struct((images, size, size, 1), np.uint8)},
+        "films": {
+            f"{name}_BxHxWx1": struct((images, size, size, 1), np.uint8)
+            for name in DataOptions.of(config.data).films
+        },
         "texts": {name: struct((texts, length), np.int32) for name in names},
         "image_labels_Nx14": struct((images, 14), np.int8),
         "text_labels_Mx14": struct((texts, 14), np.int8),

@@ -174,11 +174,10 @@ def describe_search(plans: list[Plan], config: str, topology: Topology) -> str:
             f"   {'compiled' if plan.compile_s is not None else 'counted'}"
         )
     best = plans[0]
-    axes = " ".join(f"--config.mesh.{a}={n}" for a, n in best.mesh.items())
-    return "\n".join(
-        [*lines, "", f"best: --batch {best.batch_size} {axes}", "",
-         describe(best, config, topology)]
-    )  # fmt: skip
+    options = [f"--config.train.batch_size={best.batch_size}"]
+    options += [f"--config.mesh.{axis}={size}" for axis, size in best.mesh.items()]
+    told = f"best, as `train` takes it: {' '.join(options)}"
+    return "\n".join([*lines, "", told, "", describe(best, config, topology)])
 
 
 def search_as_json(plans: list[Plan], config: str, topology: Topology) -> Any:

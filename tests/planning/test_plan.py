@@ -3,12 +3,13 @@
 import importlib.util
 import json
 import math
+import re
 
 import jax
 import numpy as np
 import pytest
 
-from medclip_jax import config_flags, plan
+from medclip_jax import config_flags, plan, train_options
 from medclip_jax.assemble import assemble
 from medclip_jax.errors import UserError
 from medclip_jax.inputs import catalog
@@ -213,7 +214,9 @@ def test_search_finds_the_largest_batch(capsys):
     argv = [DEMO, "--topology=h100:1", "--search"]
     assert plan.main(argv) == 0
     told = capsys.readouterr().out
-    batch = int(told.split("best: --batch ")[1].split()[0])
+    best = re.search(r"best, as `train` takes it: (.*)", told)[1].split()
+    _, config = train_options.parse([DEMO, *best])  # each is an option of it
+    batch = config.train.batch_size
     assert plan.main([DEMO, "--topology=h100:1", f"--batch={batch}"]) == 0
     assert plan.main([DEMO, "--topology=h100:1", f"--batch={batch * 9 // 8}"]) == 1
 
@@ -267,8 +270,17 @@ RECIPES = {
     "clip.py:vit": "vit",
     "siglip.py:vit": "vit",
     "convirt.py:paper": "resnet",
+    "gloria.py:paper": "resnet",
     "supervised.py:resnet": "resnet",
+    "simclr.py:paper": "resnet",
+    "simclr.py:convirt": "resnet",
+    "moco.py:paper": "resnet",
+    "moco.py:convirt": "resnet",
 }
+
+
+# Two layers of text have three states to add up.
+MORE = {"gloria.py:paper": ["--config.gloria.text_layers=3"]}
 
 
 def test_every_full_size_recipe_is_among_them():
@@ -294,7 +306,7 @@ def test_recipes_compile_for_a_tpu(recipe, tmp_path, capsys):
     path = tmp_path / "plan.json"
     argv = [f"--config={recipe}", "--topology=v5e:2x2", "--batch=64", f"--json={path}"]
     argv += [SHALLOW[RECIPES[recipe]], "--config.model.text.layers=2"]
-    argv += ["--config.mesh.fsdp=2", "--quick"]
+    argv += ["--config.mesh.fsdp=2", "--quick", *MORE.get(recipe, ())]
     assert plan.main(argv) == 0, capsys.readouterr().out
     figures = json.loads(path.read_text())
     assert figures["compiled"]
