@@ -1,12 +1,14 @@
 """The command `medclip-jax VERB`."""
 
 import importlib
+import signal
 import sys
 import traceback
 from collections.abc import Callable
 
 from medclip_jax import __version__
 from medclip_jax.errors import UserError
+from medclip_jax.runtime import host_memory
 
 VERBS: dict[str, tuple[str, str]] = {
     "simulate": (
@@ -61,20 +63,31 @@ def run(main: Callable[[list[str] | None], int], argv: list[str] | None = None) 
     """Calls a verb's `main` and turns what it raises into an exit status.
 
     Returns:
-      0 on success, 2 for a user's error (one message on stderr), 1 for a fault of
-      ours (with its trace), 130 when interrupted.
+      0 on success, and where a run was told to stop and saved; 2 for what the same
+      command would meet again (one message on stderr); else what may be worth another
+      try: 1 for a `TryAgain` and for a fault of ours (with its trace), 130 when
+      interrupted, 141 where what reads our output is gone.
     """
     try:
         return main(argv)
     except UserError as error:
         print(f"medclip-jax: error: {error}", file=sys.stderr)
-        return 2
+        return error.status
     except KeyboardInterrupt:
         print("medclip-jax: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        return 0
-    except Exception:  # noqa: BLE001, the border of the program
+        return 128 + signal.SIGPIPE  # what a shell makes of the signal
+    except Exception as error:  # noqa: BLE001, the border of the program
+        if str(error).startswith("RESOURCE_EXHAUSTED"):  # XLA's, of a device's memory
+            print(
+                "medclip-jax: error: the memory of a device does not suffice "
+                f"({str(error).splitlines()[0][:200]}). Take smaller batches; `train` "
+                "takes --config.train.micro_batches=N, --config.model.remat=true and "
+                "--config.mesh.fsdp=N too, and `medclip-jax plan` says what fits.",
+                file=sys.stderr,
+            )
+            return UserError.status
         traceback.print_exc()
         print(
             "medclip-jax: this is a fault of medclip-jax, not yours; please report "
@@ -99,6 +112,8 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
+    if argv[0] == "train":
+        host_memory.keep_freed()
     module = importlib.import_module(VERBS[argv[0]][0])
     return run(module.main, argv[1:])
 

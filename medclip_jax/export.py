@@ -28,6 +28,7 @@ from medclip_jax.evaluation import report
 from medclip_jax.export_parity import EXAMPLES, verify
 from medclip_jax.inputs import catalog
 from medclip_jax.methods.dual_encoder import DualEncoder
+from medclip_jax.models.heads import ImageHead, TextHead
 from medclip_jax.runtime import cluster
 from medclip_jax.runtime import workdir as workdir_lib
 from medclip_jax.runtime.metrics import METRICS, last_values
@@ -35,6 +36,8 @@ from medclip_jax.weights import files, huggingface, medclip, model_card, pretrai
 
 MARKER = "medclip_jax.json"
 FORMAT_VERSION = 1
+PROGRAM = ("dtype", "remat", "scan_layers", "attention")
+"""Fields of an encoder that change how it is computed, not what."""
 TORCH_MODEL = Path(__file__).parent / "weights" / "torch_model.py"
 
 HELP = """examples:
@@ -200,6 +203,12 @@ def two_towers(run: run_lib.Run) -> DualEncoder:
             f"{run.workdir} holds a run of method {run.config.method!r}; only methods "
             "with an image and a text encoder are exported"
         )
+    heads = run.method.image_head, run.method.text_head
+    if not (isinstance(heads[0], ImageHead) and isinstance(heads[1], TextHead)):
+        raise UserError(
+            f"{run.workdir} holds a run of method {run.config.method!r}; only methods "
+            "whose heads take one vector of a film and of a text are exported"
+        )
     return run.method
 
 
@@ -208,7 +217,7 @@ def fields_of(encoder: Any) -> dict[str, Any]:
     return {
         field.name: getattr(encoder, field.name)
         for field in dataclasses.fields(encoder)
-        if field.name not in ("parent", "name", "dtype", "remat", "scan_layers")
+        if field.name not in ("parent", "name", *PROGRAM)
     }
 
 
@@ -262,8 +271,8 @@ def settings(run: run_lib.Run, variables: Mapping[str, Any]) -> dict[str, Any]:
         "text_length": config.data.text_length,
         "mean": config.data.mean,
         "std": config.data.std,
-        "text_pool": method.text_pool,
-        "pool_padding": method.pool_padding,
+        "text_pool": method.text_head.pool,
+        "pool_padding": method.text_head.padding,
         "prompt_pooling": method.prompt_pooling,
         "scale": float(method.scale(dict(variables))),
         "bias": float(params.get("logit_bias", 0.0)),
@@ -292,12 +301,12 @@ def _write_official(
             f"medclip_official/{files.PICKLE}: not written, PyTorch is not installed; "
             f"{files.SAFETENSORS} holds the same tensors"
         )
-    pooled = method.text_pool == "layers_1_2_last" and method.pool_padding
+    pooled = method.text_head.pool == "layers_1_2_last" and method.text_head.padding
     if not pooled:
         remarks.append(
             "medclip_official: the official code pools texts by the mean of layers 1, "
-            f"2 and last over padding too; this model pools by {method.text_pool}"
-            f"{'' if method.pool_padding else ' without padding'}, as torch_model.py"
+            f"2 and last over padding too; this model pools by {method.text_head.pool}"
+            f"{'' if method.text_head.padding else ' without padding'}, as torch_model.py"
             " does"
         )
     return remarks
@@ -324,7 +333,7 @@ def small_grids(run: run_lib.Run) -> list[str]:
 def _require_torch() -> None:
     if not importlib.util.find_spec("torch"):
         raise UserError(
-            "--verify needs PyTorch: pip install 'medclip_jax[torch]' (for the CPU: "
+            "--verify needs PyTorch: pip install torch (for the CPU alone: "
             "pip install torch --index-url https://download.pytorch.org/whl/cpu)"
         )
 

@@ -32,12 +32,13 @@ from medclip_jax.inputs import catalog, evalset, stage
 from medclip_jax.inputs.reader import TrainInput, make_tokenizer
 from medclip_jax.inputs.tokens import Tokenizer
 from medclip_jax.methods.interface import Method, Variables
-from medclip_jax.runtime import hosts, throughput
+from medclip_jax.runtime import checksum, hosts, throughput
 from medclip_jax.runtime import mesh as mesh_lib
 from medclip_jax.runtime import sharding as sharding_lib
 from medclip_jax.runtime import workdir as workdir_lib
 from medclip_jax.runtime.checkpoint import Checkpoints
-from medclip_jax.runtime.metrics import Clock, Progress, Writer, check_finite
+from medclip_jax.runtime.compile_cache import CompileCache
+from medclip_jax.runtime.metrics import Clock, Progress, Writer, check_finite, logged_at
 from medclip_jax.runtime.preemption import Preempted, Preemption
 from medclip_jax.runtime.watchdog import Watchdog
 
@@ -63,6 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     workdir = args.workdir
     wanted = config_flags.to_json(config)
     workdir_lib.check_config(workdir, wanted, config_flags.differences)
+    compiled = CompileCache(workdir, is_main)
 
     # --- Mesh ---------------------------------------------------------------------
     mesh = mesh_lib.make_mesh(config.mesh.to_dict())
@@ -157,7 +159,8 @@ def main(argv: list[str] | None = None) -> int:
     # --- Loop -------------------------------------------------------------------------
     step = first = int(state.step)
     in_flight: collections.deque[tuple[int, dict]] = collections.deque()
-    values: dict[str, float] = {}
+    logged = logged_at(workdir, step)
+    values: dict[str, float] = logged or {}
     stop = False
     with (
         writer,
@@ -170,34 +173,49 @@ def main(argv: list[str] | None = None) -> int:
         )
         meetings.meet(f"going on after step {step}")
         if pending is not None:
-            # The run was stopped inside the evaluation of the step it was saved at.
-            measured = evaluate(state.variables) if evaluate is not None else {}
-            writer.write(step, {**pending, **measured}, {})
-            writer.flush()
-            checkpoints.delete(step)
-            checkpoints.save(step, state, {**meta, "pending": None}, measured)
+            # The run was stopped inside the evaluation of the step it was saved at. If a
+            # start since then made up for that, the step is in the log.
+            try:
+                if logged is None:
+                    measured = evaluate(state.variables) if evaluate is not None else {}
+                    values = {**pending, **measured}
+                    writer.write(step, values, {})
+                    writer.flush()
+            except Preempted:
+                stop = True
+            else:
+                if is_main:
+                    checkpoints.add_metrics(step, values)
+                meetings.meet(f"ranking step {step}")
+                checkpoints.reload()
+                pending = None
         if step < steps:
             progress.line("compiling the train step ...")
         batches = _placed(inputs.prefetch(step, steps), step, mesh)
+        watchdog.beat("waiting for the first batch")
         while step < steps and not stop:
             waited = time.perf_counter()
             batch = next(batches)
             waited = time.perf_counter() - waited
             if step == first:
                 meetings.meet("the first step")  # the watchdog looks after the others
+                watchdog.pause()  # to compile may take longer than any step
             state, metrics = made.step(state, batch)
+            if step == first:
+                watchdog.beat("the first step")
             step += 1
             clock.count(waited)
             in_flight.append((step, metrics))
             while len(in_flight) > IN_FLIGHT:
-                values = _fetch(*in_flight.popleft(), inputs, datasets)
+                values = _fetch(*in_flight.popleft(), inputs)
                 watchdog.beat(f"training after step {step}")
             stop = preemption.agreed_at(step)
             due = due_after(step, config, evaluate is not None)
             if not (stop or any(due)):
                 continue
             while in_flight:
-                values = _fetch(*in_flight.popleft(), inputs, datasets)
+                values = _fetch(*in_flight.popleft(), inputs)
+            checkpoints.raise_failed()
             if step == first + 1:
                 clock.restart()  # the first step compiled
             times = clock.lap(step)
@@ -214,13 +232,19 @@ def main(argv: list[str] | None = None) -> int:
                     pending, stop = values, True
                 times["evaluation_seconds"] = time.perf_counter() - started
             if due.log and pending is None:
+                times["save_seconds"] = checkpoints.blocked_seconds()
                 writer.write(step, values, times)
                 progress.update(step, values, times)
             if due.save or stop:
                 watchdog.beat(f"saving step {step}")
                 writer.flush()
                 meetings.meet(f"saving step {step}")
-                checkpoints.save(step, state, {**meta, "pending": pending}, values)
+                try:
+                    checkpoints.save(step, state, {**meta, "pending": pending}, values)
+                except checksum.NonFinite as error:
+                    found = dict.fromkeys(error.names, math.nan)
+                    check_finite(step, found, inputs.ids_of(step))
+            compiled.note_whole()
             watchdog.beat(f"training after step {step}")
             clock.restart()
         watchdog.beat("ending the last save")
@@ -228,7 +252,7 @@ def main(argv: list[str] | None = None) -> int:
         meetings.meet("the end")
 
     # --- Summary ----------------------------------------------------------------------
-    if step < steps:
+    if step < steps or pending is not None:
         progress.line(
             f"{preemption.signal_name}: saved step {step} of {steps}; the same command "
             "goes on from there"
@@ -260,9 +284,10 @@ def _evaluator(
         )
     except UserError as error:
         if config.checkpoint.best_metric.startswith("zero_shot"):
+            reason = str(error).removesuffix(".")
             raise UserError(
                 f"checkpoint.best_metric={config.checkpoint.best_metric} cannot be "
-                f"measured on the validation films: {error} Use other data, or "
+                f"measured on the validation films: {reason}. Use other data, or "
                 "--config.checkpoint.best_metric=loss."
             ) from error
         log.warning("no zero-shot figures while training: %s", error)
@@ -345,37 +370,12 @@ def _placed(
     yield from ahead
 
 
-def _fetch(
-    step: int, metrics: dict, inputs: TrainInput, datasets: list[Dataset]
-) -> dict[str, float]:
+def _fetch(step: int, metrics: dict, inputs: TrainInput) -> dict[str, float]:
     """Waits for a step's metrics; stops the run where one is not finite."""
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
     if not all(map(math.isfinite, values.values())):
-        check_finite(step, values, _row_ids(inputs, datasets, step))
+        check_finite(step, values, inputs.ids_of(step))
     return values
-
-
-def _row_ids(
-    inputs: TrainInput, datasets: list[Dataset], step: int
-) -> dict[str, list[str]]:
-    """Ids of the films and reports in the batch of an update, over all processes."""
-    n, m = inputs.n_images, inputs.n_texts
-    rows = inputs.view.rows(
-        np.arange(n, dtype=np.int64) + (step - 1) * n,
-        np.arange(m, dtype=np.int64) + (step - 1) * m,
-    )
-    found = inputs.catalog
-    films = [
-        datasets[found.image_dataset_I[i]].images[int(found.image_row_I[i])]["image_id"]
-        for i in rows.image_N
-        if i >= 0
-    ]
-    reports = [
-        datasets[found.report_dataset_R[r]].reports[int(found.report_row_R[r])]
-        for r in rows.report_M
-        if r >= 0
-    ]
-    return {"films": films, "reports of studies": [r["study_id"] for r in reports]}
 
 
 def _summary(

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from medclip_jax import config_flags, storage
 from medclip_jax.errors import UserError
 from medclip_jax.runtime import cluster, hosts
+from medclip_jax.runtime.checkpoint import quiet_failures
 
 DESCRIPTION = """\
 Pretrain a model on prepared shards, or go on with a run in the same workdir.
@@ -139,7 +140,7 @@ def join(args: argparse.Namespace, config: ConfigDict) -> str:
 def set_up_logging() -> None:
     """Plain lines on stderr, without Orbax's tens of lines a save."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    quiet_failures()
 
 
 def check(args: argparse.Namespace, config: ConfigDict) -> None:

@@ -9,9 +9,10 @@ import sys
 import pytest
 
 from data_pipelines.records import Dataset
-from medclip_jax import export, export_release, import_weights, initial_weights
+from medclip_jax import export, export_release, initial_weights
 from medclip_jax.errors import UserError
 from medclip_jax.runtime import workdir as workdir_lib
+from medclip_jax.weights import medclip
 from tests.test_export import make_config, make_run, run_export
 
 MIMIC = (
@@ -163,6 +164,6 @@ def test_published_weights_are_asked_about():
     config.model.text.pretrained = "emilyalsentzer/Bio_ClinicalBERT"
     (name,) = origin = initial_weights.origin(config)
     assert "Bio_ClinicalBERT" in name and "terms" in origin[name]["notice"]
-    notices = {"published weights": import_weights.NOTICE}
+    notices = {"published weights": medclip.NOTICE}
     with pytest.raises(UserError, match="data-use agreements"):
         export_release.decide("ask", notices)

@@ -25,7 +25,14 @@ Normalize = Callable[[jax.Array], jax.Array]
 SCORE_BLOCK = 512
 """Rows and columns scored at a time by a method that compares joint vectors alone."""
 
-LOCAL_FIELDS = ("patches_BxPxC", "local_BxPxD", "words_BxTxC", "word_mask_BxT")
+LOCAL_FIELDS = (
+    "patches_BxPxC",
+    "local_BxPxD",
+    "words_BxTxC",
+    "word_mask_BxT",
+    "local_BxWxD",
+    "local_mask_BxW",
+)
 
 
 class Tokenizer(Protocol):
@@ -153,7 +160,11 @@ class Embedder:
 
     def token_ids(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """Texts as `embed_texts` takes them, of the length of training."""
-        return dict(self._tokenizer.encode(texts, self._text_length))
+        tokens = dict(self._tokenizer.encode(texts, self._text_length))
+        if getattr(self.method, "reads_characters", False):
+            lengths = [len(text.replace("[", "")) for text in texts]
+            tokens["characters_B"] = np.array(lengths, np.int32)
+        return tokens
 
     def class_logits(
         self, variables: Variables, batches: Iterable[np.ndarray], label: str = "films"

@@ -35,7 +35,7 @@ class Patches:
 
     Attributes:
       trunk_BxPxF: the last feature map, before any projection.
-      local_BxPxD: unit vectors in the joint space; None where there is none.
+      local_BxPxD: in the joint space, of any length; None where there is none.
       grid: height and width of the map in patches; their product is P.
     """
 

@@ -170,7 +170,9 @@ def coarse_maps(network: Network, phrases: Sequence[Phrase]) -> list[np.ndarray]
     for phrase, text_D in zip(phrases, texts):
         patches = network.patches(phrase.films, np.array([phrase.position]))
         assert patches.local_BxPxD is not None  # `plan` asked
-        cosines_P = patches.local_BxPxD[0].astype(np.float64) @ text_D
+        local_PxD = patches.local_BxPxD[0].astype(np.float64)
+        lengths_P = np.maximum(np.linalg.norm(local_PxD, axis=1), 1e-12)
+        cosines_P = local_PxD @ text_D / lengths_P
         made.append(maps.smooth(cosines_P.reshape(patches.grid)))
     return made
 
