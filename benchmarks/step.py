@@ -289,6 +289,9 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args, rest = parser().parse_known_args(argv)
     if args.side:
+        from medclip_jax.runtime import host_memory
+
+        host_memory.keep_freed()  # as the command does
         from benchmarks.step_jax import Ours
 
         ours = Ours(args.config, load(args, rest), args.folder)

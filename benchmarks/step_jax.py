@@ -14,8 +14,8 @@ from medclip_jax import export
 from medclip_jax import run as run_lib
 from medclip_jax.assemble import assemble
 from medclip_jax.inputs import augment
-from medclip_jax.methods.dual_encoder import l2_normalize
 from medclip_jax.methods.interface import Features, ImageEmbedding, TextEmbedding
+from medclip_jax.methods.towers import l2_normalize
 from medclip_jax.runtime import mesh as mesh_lib
 from medclip_jax.runtime import throughput
 from medclip_jax.runtime.state import TrainState
@@ -81,6 +81,7 @@ class Ours:
                 augment.normalize(films, data.mean, data.std),
                 train=True,
                 keys_B=keys_B,
+                **method.asked("image", True),
             )
             return out.trunk_BxF.sum(), out.trunk_BxF
 
@@ -92,8 +93,9 @@ class Ours:
                 mask_BxT,
                 train=True,
                 keys_B=keys_B,
+                **method.asked("text", True),
             )
-            pooled_BxC = method.pool_text(out, mask_BxT)
+            pooled_BxC = method.text_head.pooled(out, mask_BxT)
             return pooled_BxC.sum(), pooled_BxC
 
         def loss(of: tuple, batch: Any) -> jax.Array:
@@ -102,8 +104,8 @@ class Ours:
             def unit(head: Any, tower: str, features: jax.Array) -> jax.Array:
                 return l2_normalize(head.apply({"params": params[tower]}, features))
 
-            images = unit(method.image_head, "image", trunk_BxF)
-            texts = unit(method.text_head, "text", pooled_BxC)
+            images = unit(method.image_head.layer, "image", trunk_BxF)
+            texts = unit(method.text_head.layer, "text", pooled_BxC)
             features = Features(ImageEmbedding(trunk_BxF, images), TextEmbedding(texts))
             step = jax.numpy.zeros((), jax.numpy.int32)
             return method.objective({"params": params}, features, batch, None, step)[0]
@@ -188,8 +190,8 @@ class Ours:
             "image": config.model.image.name,
             "text_pooler": method.text_encoder.pooler,
             "image_pooling": getattr(method.image_encoder, "pooling", "mean"),
-            "text_pool": method.text_pool,
-            "pool_padding": method.pool_padding,
+            "text_pool": method.text_head.pool,
+            "pool_padding": method.text_head.padding,
             "target": getattr(method, "target", ""),
             "log_scale": float(variables["params"]["logit_scale"]),
             "optimizer": config.optimizer.to_dict(),
