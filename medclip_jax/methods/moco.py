@@ -158,9 +158,10 @@ class MoCo(ImageOnly):
     ) -> tuple[ImageEmbedding, State]:
         if self.groups == 1 or not train:
             return self.embed(variables, films_NxHxWx3, keys_N, train)
+        # Cut without a word on where: XLA splits groups between devices, or one group
+        # over several, which no sharding of the groups' axis can say.
         parts = jax.tree.map(
-            lambda a: split_over_devices(a.reshape(self.groups, -1, *a.shape[1:])),
-            (films_NxHxWx3, keys_N),
+            lambda a: a.reshape(self.groups, -1, *a.shape[1:]), (films_NxHxWx3, keys_N)
         )
         embed = functools.partial(self.embed, variables, train=train)
         images, state = jax.vmap(embed)(*parts)

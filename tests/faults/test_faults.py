@@ -241,6 +241,7 @@ def test_an_input_that_stands_still_after_a_restart(run, whole, tmp_path):
         workdir,
         "--config.train.watchdog_seconds=4",
         "--config.train.log_every_steps=100",
+        "--config.data.workers=1",  # so that the first films are the first batch's
         module=(str(HERE / "stalling_train.py"),),
         FILMS="20",
         PIPE=str(pipe),
