@@ -155,6 +155,7 @@ def _data() -> ConfigDict:
             "min_patients": 5,
             "sections": ("findings", "impression"),
             "text": "sentence",
+            "shuffle_sentences": False,  # of a text of several, anew each time
             "fraction": 1.0,  # of the patients
             "paired_fraction": 1.0,  # of those, whose films and reports join
             "augment": {
@@ -181,6 +182,16 @@ def _data() -> ConfigDict:
             "max_bad_rate": 0.01,
         }
     )
+
+
+def mlm(rate: float) -> ConfigDict:
+    """Hidden words: `config.mlm` of a method that names some.
+
+    Args:
+      rate: share of the words.
+    """
+    # mask_id: set from the tokenizer when a run starts; 4 in vocabularies made here.
+    return ConfigDict({"rate": rate, "whole_words": True, "mask_id": 4})
 
 
 def use_demo_sizes(config: ConfigDict) -> ConfigDict:

@@ -93,13 +93,17 @@ def abilities(run: run_lib.Run) -> Abilities:
     """What the method of a run can do."""
     size = run.config.data.image_size
     film = {"current_BxHxWx3": jax.ShapeDtypeStruct((1, size, size, 3), "float32")}
-    images = jax.eval_shape(run.method.embed_images, run.variables, film)
+    reads_films, local = hasattr(run.method, "embed_images"), False
+    if reads_films:
+        images = jax.eval_shape(run.method.embed_images, run.variables, film)
+        local = images.local_BxPxD is not None
     return Abilities(
         reads_text=hasattr(run.method, "embed_texts"),
+        reads_films=reads_films,
         pooling=getattr(run.method, "prompt_pooling", "mean"),
         not_given=run.config.data.not_given,
         zscore=getattr(run.method, "prompt_zscore", False),
-        local=images.local_BxPxD is not None,
+        local=local,
     )
 
 

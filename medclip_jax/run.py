@@ -185,15 +185,18 @@ def _choose_step(checkpoints: Checkpoints, which: str | int, workdir: Path) -> i
 
 
 def set_vocab_size(config: ConfigDict, tokenizer: Tokenizer) -> None:
-    """Makes the text encoder's table fit the tokenizer.
+    """Makes the text encoder's table fit the tokenizer, and tells it which id hides a word.
 
     A trained tokenizer decides the size. A named one comes with published weights,
     whose table may be longer than its vocabulary, never shorter.
 
     Raises:
-      UserError: the config's table is too short for the named tokenizer.
+      UserError: the config's table is too short for the named tokenizer, or words are
+        to be hidden and it has no [MASK].
     """
     text = config.model.text
+    if "mlm" in config:
+        config.mlm.mask_id = tokenizer.mask_id
     if not text.tokenizer:
         text.vocab_size = tokenizer.vocab_size
     elif text.vocab_size < tokenizer.vocab_size:

@@ -275,7 +275,8 @@ def _evaluator(
     Raises:
       UserError: the best metric cannot be measured on this data.
     """
-    if config.train.eval_every_steps < 1 or not hasattr(method, "embed_texts"):
+    reads_both = hasattr(method, "embed_texts") and hasattr(method, "embed_images")
+    if config.train.eval_every_steps < 1 or not reads_both:
         return None
     try:
         films = evalset.load_images(datasets, "validate", config.data.image_size)

@@ -146,6 +146,24 @@ class Embedder:
             label,
         )
 
+    def compared(
+        self,
+        variables: Variables,
+        batches: Iterable[Mapping[str, np.ndarray]],
+        label: str = "pairs of films",
+    ) -> ImageEmbedding:
+        """Embeds films beside the films before, by a method that reads both.
+
+        Args:
+          variables: of the method.
+          batches: "current" and "prior", uint8 [b, H, W, 1] of b <= batch_size.
+          label: what the progress bar says.
+
+        Returns:
+          Host arrays, one row a pair in the order given.
+        """
+        return self._in_batches(self._embed_pairs, variables, batches, label)
+
     def texts(
         self, variables: Variables, texts: Sequence[str], label: str = "texts"
     ) -> TextEmbedding:
@@ -214,6 +232,14 @@ class Embedder:
             return images
         patches_BxPxC = images.patches_BxPxC.astype(jnp.float32)
         return dataclasses.replace(images, patches_BxPxC=patches_BxPxC)
+
+    def _embed_pairs(self, variables: Variables, pairs: Mapping[str, jax.Array]):
+        films = {
+            f"{name}_BxHxWx3": self._normalize(films_BxHxWx1)
+            for name, films_BxHxWx1 in pairs.items()
+        }
+        films["has_prior_B"] = jnp.ones(len(films["prior_BxHxWx3"]), bool)
+        return self._kept(self.method.embed_images(variables, films))
 
     def _embed_texts(self, variables: Variables, texts: Mapping[str, jax.Array]):
         return self._kept(self.method.embed_texts(variables, texts))

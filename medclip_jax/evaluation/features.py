@@ -8,7 +8,7 @@ checkpoint reads them instead.
 import dataclasses
 import hashlib
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ from medclip_jax.methods.interface import (
     TextEmbedding,
     Variables,
 )
+
+Place = tuple[Films, int]
+"""A data set and the position of a film in it."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Network:
         self._digest = digest(variables) if cache else ""
         self._films: dict[str, _Stored] = {}
         self._texts: dict[str, tuple[np.ndarray, ...]] = {}
+        self._pairs: dict[Any, ImageEmbedding] = {}
         self.embedded = 0  # films that went through the network, for the report
 
     def embed(self, films: Films, positions: np.ndarray, patches: np.ndarray) -> None:
@@ -134,6 +138,37 @@ class Network:
         """Local features of films that were needed with `patches`."""
         return self._films[films.name].local(films.ids[positions])
 
+    @property
+    def reads_prior(self) -> bool:
+        """Whether the method sees a film beside the one before it."""
+        return bool(getattr(self.method, "reads_prior", False))
+
+    def compared(self, pairs: Sequence[tuple[Place, Place]]) -> ImageEmbedding:
+        """Films, each with the film before; each distinct pair is embedded once.
+
+        Args:
+          pairs: (current, before), each a data set and a position in it.
+
+        Returns:
+          Trunk and joint vectors of the pairs, host arrays in the order given.
+        """
+        keys = [tuple((of.name, of.ids[at]) for of, at in pair) for pair in pairs]
+        new = {key: pair for key, pair in zip(keys, pairs) if key not in self._pairs}
+
+        def read() -> Iterator[dict[str, np.ndarray]]:
+            every, size = list(new.values()), self._embedder.batch_size
+            for start in range(0, len(every), size):
+                current, prior = zip(*every[start : start + size])
+                yield {"current": _films_at(current), "prior": _films_at(prior)}
+
+        if new:
+            label = f"pairs of films, {self.name}"
+            made = self._embedder.compared(self._variables, read(), label)
+            for row, key in enumerate(new):
+                self._pairs[key] = jax.tree.map(lambda leaf, at=row: leaf[at], made)
+        rows = [self._pairs[key] for key in keys]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+
     def texts(self, texts: Sequence[str]) -> TextEmbedding:
         """Embeds texts; each distinct one once."""
         new = [text for text in dict.fromkeys(texts) if text not in self._texts]
@@ -186,6 +221,16 @@ class Network:
         size = f"{films.fingerprint} {self._digest} {self._embedder.signature}"
         key = hashlib.sha256(size.encode()).hexdigest()[:24]
         return self._cache / f"{films.name}-{self.name}-{key}.npz"
+
+
+def _films_at(places: Sequence[Place]) -> np.ndarray:
+    """uint8 [N, H, W, 1] of places in any sets and any order."""
+    found: dict[tuple[str, int], np.ndarray] = {}
+    for films in {of.name: of for of, _ in places}.values():
+        positions = np.unique([at for of, at in places if of is films])
+        read = np.concatenate(list(films.read(positions)))
+        found |= {(films.name, int(at)): film for at, film in zip(positions, read)}
+    return np.stack([found[of.name, at] for of, at in places])
 
 
 class _Stored:

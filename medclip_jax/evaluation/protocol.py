@@ -79,6 +79,7 @@ class Abilities:
 
     Attributes:
       reads_text: it has a text tower.
+      reads_films: it has an image tower.
       pooling: how it makes one logit of a class's prompts, "mean" or "max".
       not_given: what a label that nobody gave counted as in training.
       zscore: whether class scores are standardised over the films judged (GLoRIA).
@@ -86,6 +87,7 @@ class Abilities:
     """
 
     reads_text: bool = True
+    reads_films: bool = True
     pooling: str = "mean"
     not_given: str = "zero"
     zscore: bool = False

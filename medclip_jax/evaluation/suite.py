@@ -58,7 +58,12 @@ def run(
         module = module_of(name)
         if any(module is module_of(known) for known in owner.values()):
             continue  # planned with another name of the same module
-        planned = module.plan(bench)
+        planned = []
+        for job in module.plan(bench):
+            if job.needs and not bench.abilities.reads_films:
+                bench.skip(job.name, "this method reads no films")
+            else:
+                planned.append(job)
         owner |= {id(job): name for job in planned}
         jobs += planned
     results.skipped |= bench.skipped

@@ -1,7 +1,7 @@
 """Progression: did a finding improve, stay or get worse between two films?
 
 A linear classifier sees the features of the current film and of the film before, side
-by side. Every patient is judged by a classifier that never saw the patient.
+by side; of a network that reads both films together, its one feature. Every patient is judged by a classifier that never saw the patient.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from medclip_jax.evaluation import metrics, plots_films
-from medclip_jax.evaluation.features import Network
+from medclip_jax.evaluation.features import Network, Place
 from medclip_jax.evaluation.protocol import (
     About,
     Bench,
@@ -38,12 +38,12 @@ NAME = "temporal_image_classification"
 ABOUT = About(
     "Progression between two films",
     "Improving, stable or worsening, one classifier a finding: multinomial logistic "
-    "regression on the L2-normalised trunk features of the current and the previous "
-    "film side by side; 10 folds grouped by patient, 3 seeds. macro_accuracy: mean of "
-    "the recalls of the three classes; accuracy: share named right; both the mean over "
-    "findings. /joint: the same on joint features. /ungrouped_svm: a linear SVM on joint "
-    "features, folds that part a patient's rows. /separate_training: fitted on labelled "
-    "pairs of the training split, judged on all pairs.",
+    "regression on the L2-normalised trunk features of the current and the previous film "
+    "side by side, or the one of a network that reads both; 10 folds grouped by patient, "
+    "3 seeds. macro_accuracy: mean of the recalls of the three classes; accuracy: share "
+    "named right; both the mean over findings. /joint: the same on joint features. "
+    "/ungrouped_svm: a linear SVM on joint features, folds that part a patient's rows. "
+    "/separate_training: fitted on labelled pairs of the training split, judged on all.",
     "Bannur et al. (BioViL-T, CVPR 2023), section 4.2; MS-CXR-T, "
     "physionet.org/content/ms-cxr-t; SVT-Yang/MedST, temporal_test.py, for /ungrouped_svm",
     (
@@ -55,7 +55,6 @@ ABOUT = About(
 )
 LABELS = ("improving", "stable", "worsening")
 FOLDS, SEEDS = 10, 3
-Place = tuple[Films, int]
 Way = Callable[[Network, Sequence["Pair"]], np.ndarray]
 
 
@@ -187,6 +186,14 @@ def _needs(pairs: Sequence[Pair]) -> list[Need]:
     ]
 
 
+def features(network: Network, joint: bool, pairs: Sequence[Pair]) -> np.ndarray:
+    """As `side_by_side`; of a network that reads both films, its one unit vector."""
+    if not network.reads_prior:
+        return side_by_side(network.joint if joint else network.trunk, pairs)
+    made = network.compared([(pair.current, pair.previous) for pair in pairs])
+    return unit(np.asarray(made.joint_BxD if joint else made.trunk_BxF))
+
+
 def side_by_side(
     of: Callable[[Films, np.ndarray], np.ndarray], pairs: Sequence[Pair]
 ) -> np.ndarray:
@@ -229,7 +236,7 @@ def _measure(
         made = {}
         for finding, training in fitted_on.items():
             judged = by_finding[finding]
-            every = side_by_side(network.trunk, [*training, *judged])
+            every = features(network, False, [*training, *judged])
             places, n = compact(every), len(training)
             labels = np.array([pair.label for pair in training])
             made[finding] = logistic(places[:n], labels, places[n:])[None]
@@ -265,13 +272,13 @@ def _out_of_fold(
     grouped: bool,
     seed: int,
 ) -> np.ndarray:
-    features = compact(side_by_side(network.joint if joint else network.trunk, pairs))
+    seen = compact(features(network, joint, pairs))
     labels = np.array([pair.label for pair in pairs])
     patients = np.array([pair.row["patient_id"] for pair in pairs])
     return np.array(
         [
             out_of_fold(
-                features, labels, patients if grouped else None, fit, seed + n, FOLDS
+                seen, labels, patients if grouped else None, fit, seed + n, FOLDS
             )
             for n in range(SEEDS)
         ]

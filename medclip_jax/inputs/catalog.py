@@ -35,10 +35,12 @@ class Catalog:
       report_dataset_R, report_row_R, report_study_R: as for the images.
       report_labels_Rx14: int8 raw codes.
       report_first_R, report_count_R: its sentences are [first, first + count).
+      report_has_all_R: bool, it has each of the wanted sections.
       sentence_report_S, sentence_number_S: which sentence of which report.
       sentence_labels_Sx14: int8 raw codes.
       study_id_Q, study_patient_Q, study_dataset_Q, study_split_Q: ids and names,
         strings.
+      study_index_Q: 0, 1, ... in the order of time within the patient.
       study_report_Q: index of the study's report, -1 none.
       study_share_Q: float in [0, 1), a hash of the patient: what `paired_fraction`
         is compared with.
@@ -58,6 +60,7 @@ class Catalog:
     report_labels_Rx14: np.ndarray
     report_first_R: np.ndarray
     report_count_R: np.ndarray
+    report_has_all_R: np.ndarray
     sentence_report_S: np.ndarray
     sentence_number_S: np.ndarray
     sentence_labels_Sx14: np.ndarray
@@ -65,6 +68,7 @@ class Catalog:
     study_patient_Q: np.ndarray
     study_dataset_Q: np.ndarray
     study_split_Q: np.ndarray
+    study_index_Q: np.ndarray
     study_report_Q: np.ndarray
     study_share_Q: np.ndarray
     reports_without_sections: int
@@ -198,6 +202,7 @@ def _one(
         "study_patient_Q": np.array(patients, object),
         "study_dataset_Q": np.full(len(study), dataset.name, object),
         "study_split_Q": np.array(table["split"].to_pylist(), object),
+        "study_index_Q": table["study_index"].to_numpy().astype(np.int64),
         "study_share_Q": np.array(shares, np.float64),
     }
 
@@ -233,9 +238,9 @@ def _reports(
     counts = table["n_sentences"].to_numpy().astype(np.int64)[has]
     codes = _flat(table["sentence_labels"], np.int8)[0].reshape(-1, K)
     numbers = np.arange(len(codes)) - np.repeat(np.cumsum(counts) - counts, counts)
-    without = 0
+    without, has_all = 0, np.ones(len(rows), bool)
     if sections and len(rows):
-        keep, without = _in_sections(dataset, rows, counts, sections)
+        keep, has_all, without = _in_sections(dataset, rows, counts, sections)
         owner = np.repeat(np.arange(len(rows)), counts)[keep]
         counts = np.bincount(owner, minlength=len(rows))
         codes, numbers = codes[keep], numbers[keep]
@@ -245,6 +250,7 @@ def _reports(
         "report_study_R": study[has],
         "report_labels_Rx14": _flat(table["report_labels"], np.int8)[0].reshape(-1, K),
         "report_count_R": counts,
+        "report_has_all_R": has_all,
         "sentence_number_S": numbers,
         "sentence_labels_Sx14": codes,
         "reports_without_sections": without,
@@ -253,17 +259,19 @@ def _reports(
 
 def _in_sections(
     dataset: Dataset, rows: np.ndarray, counts: np.ndarray, sections: Sequence[str]
-) -> tuple[np.ndarray, int]:
-    """Which sentences stand in the sections: a pass over the split's reports."""
-    wanted, parts, without = frozenset(sections), [], 0
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Which sentences stand in the sections, which reports have all of these, how many
+    have none: a pass over the split's reports."""
+    wanted, parts, has_all, without = frozenset(sections), [], [], 0
     for row, count in zip(rows, counts):
         names = dataset.reports[row]["sentence_sections"] if count else []
         inside = np.array([name in wanted for name in names], bool)
+        has_all.append(wanted <= set(names))
         if count and not inside.any():
             without += 1
             inside[:] = True
         parts.append(inside)
-    return np.concatenate(parts), without
+    return np.concatenate(parts), np.array(has_all, bool), without
 
 
 def _share(dataset: str, patient: str) -> float:

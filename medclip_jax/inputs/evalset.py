@@ -210,7 +210,9 @@ def load_texts(
         texts = [store.read((int(report), -1)) for report in reports]
         labels, owner = catalog.report_labels_Rx14[reports], reports
     else:
-        texts = [text for report in reports for text in store.kept(int(report))]
+        texts = [
+            text for report in reports for text in store.sentences((int(report), -1))
+        ]
         labels, owner = catalog.sentence_labels_Sx14, catalog.sentence_report_S
     study = catalog.report_study_R[owner]
     return EvalTexts(
@@ -240,5 +242,5 @@ def training_sentences(
     return frozenset(
         normalize_sentence(text)
         for report in reports
-        for text in store.kept(int(report))
+        for text in store.sentences((int(report), -1))
     )

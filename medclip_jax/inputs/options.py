@@ -6,7 +6,10 @@ from typing import Any
 
 from medclip_jax.errors import UserError
 
-VIEWS = ("pairs", "unpaired", "images", "two_crops")
+VIEWS = (
+    "pairs", "with_prior", "unpaired", "images", "two_crops", "reports", "sections",
+)  # fmt: skip
+TEXTS_ALONE = ("reports", "sections")
 SAMPLINGS = ("decoupled", "official")
 _LISTS = ("datasets", "views", "sections")
 
@@ -91,9 +94,10 @@ class DataOptions:
     frontal_only: bool = False
     views: tuple[str, ...] = ()
     train_split: str = "train"
-    text: str = "sentence"  # of the view "pairs"; or "report"
-    row: str = "image"  # of "pairs"; or "study": one of its images at random
+    text: str = "sentence"  # of the views of pairs; or "report"
+    row: str = "image"  # of those too; or "study": one of its images at random
     sections: tuple[str, ...] = ("findings", "impression")  # () is all
+    shuffle_sentences: bool = False  # of a text of several, anew each time
     fraction: float = 1.0  # share of the patients that are trained on at all
     paired_fraction: float = 1.0  # share of patients whose films and reports join
     augment: Augment = Augment()
@@ -106,12 +110,20 @@ class DataOptions:
     @property
     def films(self) -> tuple[str, ...]:
         """The films of an example, as a batch names them: NAME_BxHxWx1."""
-        return ("current", "second") if self.view == "two_crops" else ("current",)
+        if self.view in TEXTS_ALONE:
+            return ()
+        more = {"two_crops": ("second",), "with_prior": ("prior",)}
+        return ("current", *more.get(self.view, ()))
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What stands before the names of an example's token arrays, one a text."""
+        return ("", "second_") if self.view == "sections" else ("",)
 
     @property
     def reads_text(self) -> bool:
         """Whether the view has texts at all."""
-        return self.view in ("pairs", "unpaired")
+        return self.view not in ("images", "two_crops")
 
     def texts_of(self, images: int) -> int:
         """How many texts a batch of so many images has."""
@@ -152,6 +164,13 @@ class DataOptions:
         _require(0 <= paired <= 1, "paired_fraction", paired, "in [0, 1]")
         _require(0 < self.fraction <= 1, "fraction", self.fraction, "in (0, 1]")
         self._check_unpaired()
+        if self.view == "sections":
+            _require(
+                len(self.sections) == 2,
+                "sections",
+                self.sections,
+                "two, with view 'sections', which compares them",
+            )
 
     def _check_unpaired(self) -> None:
         unpaired = self.unpaired

@@ -63,11 +63,13 @@ class TrainInput:
         datasets = catalogs.training_datasets(data_dir, self.options.datasets)
         self.catalog = open_catalog(datasets, self.options)
         self.view = samplers.make(self.catalog, self.options, seed)
+        self._prior_I = self._find_priors()
         self.n_images = global_batch
         self.n_texts = self.options.texts_of(global_batch)
         self._parts, self._of = tuple(parts), of
         self._check_sizes()
         self.read_from(datasets)
+        self._tokenizer = tokenizer
         self._tokens = TokenCache(
             tokenizer, self.options.text_length, _TOKEN_CACHE_BYTES
         )
@@ -77,9 +79,11 @@ class TrainInput:
         """This process's parts of the batch of a step; a pure function of the step.
 
         Returns:
-          films: {"current_BxHxWx1": uint8}, and "second_BxHxWx1", another crop, with
-          the view "two_crops"; texts: ids_BxT, mask_BxT, word_ids_BxT
-          int32; image_labels_Nx14, text_labels_Mx14: int8 raw codes;
+          films: {"current_BxHxWx1": uint8}; with the view "two_crops" also
+          "second_BxHxWx1", another crop, with "with_prior" also "prior_BxHxWx1", the
+          same crop of the film before, and has_prior_B, bool; none with a view of texts
+          alone; texts: ids_BxT, mask_BxT, word_ids_BxT int32, and the same with
+          "second_" before it of the second section with the view "sections"; image_labels_Nx14, text_labels_Mx14: int8 raw codes;
           image_weight_N, text_weight_M: float32, 0 for what is absent or bad.
         """
         rows = self.view.rows(
@@ -89,6 +93,8 @@ class TrainInput:
         text_labels, has_text_M = self._text_labels(rows)
         texts, readable_M = self._read_texts(rows)
         has_text_M &= readable_M
+        if not self.options.films:
+            films = {}
         if self.view.is_paired:  # a pair without its film is no anchor, no negative
             good_N = has_text_M = good_N & has_text_M
         return {
@@ -111,7 +117,9 @@ class TrainInput:
             self.options.cache_bytes,
             self.options.max_bad_rate,
         )
-        self._texts = TextStore(datasets, self.catalog, self.options.max_bad_rate)
+        self._texts = TextStore(
+            datasets, self.catalog, self.options.max_bad_rate, self.options.sections
+        )
 
     def prefetch(
         self, start_step: int = 0, stop_step: int = 2**62
@@ -139,6 +147,9 @@ class TrainInput:
             positions = [self._positions(step, self.n_images) for step in steps]
             found = self.view.images(np.concatenate(positions))
             wanted_I[found[found >= 0]] = True
+            if self._prior_I is not None:
+                before = self._prior_I[found[found >= 0]]
+                wanted_I[before[before >= 0]] = True
         return wanted_I
 
     def ids_of(self, step: int) -> dict[str, list[str]]:
@@ -165,16 +176,20 @@ class TrainInput:
         options = self.options
         ahead = max(options.prefetch, options.workers) + 1
         films = min(options.cache_bytes, self._n_film_bytes())
+        view = f"view {options.view}: {self.view.describe()}"
+        if self._prior_I is not None:
+            view += f"; {(self._prior_I >= 0).mean():.0%} of the films have one before"
         names = ", ".join(
             f"{dataset.name} ({len(dataset.images)} films, "
             f"{len(dataset.reports)} reports)"
             for dataset in self._datasets
         )
+        shown = f"{self.n_images} films of {options.image_size} px, "
         lines = [
             f"data: {names}; split {options.train_split}",
-            f"view {options.view}: {self.view.describe()}",
+            view,
             (
-                f"batch: {self.n_images} films of {options.image_size} px, "
+                f"batch: {shown if options.films else ''}"
                 f"{self.n_texts} texts of {options.text_length} tokens; this process "
                 f"reads {len(self._parts)} of {self._of} parts"
             ),
@@ -208,18 +223,43 @@ class TrainInput:
         films = {f"{name}_BxHxWx1": np.zeros(shape, np.uint8)
                  for name in self.options.films}  # fmt: skip
         good = np.zeros(len(rows.image_N), bool)
+        # Crops of one film are drawn apart; the film before is cut as the current one.
         draws = {
-            f"{name}_BxHxWx1": self._crop_draws("" if name == "current" else name, rows)
+            f"{name}_BxHxWx1": self._crop_draws(name if name == "second" else "", rows)
             for name in self.options.films
         }
+
+        def cut(name: str, row: int, film: np.ndarray) -> None:
+            drawn = draws[name][row]
+            films[name][row, ..., 0] = images.crop(film, size, drawn, area_min)
+
         for row, image in enumerate(rows.image_N):
             film = self._films.film(int(image))
             if film is not None:
                 good[row] = True
-                for name, cut in films.items():
-                    drawn = draws[name][row]
-                    cut[row, ..., 0] = images.crop(film, size, drawn, area_min)
-        return films, good
+                for name in films.keys() - {"prior_BxHxWx1"}:
+                    cut(name, row, film)
+        if self._prior_I is None:
+            return films, good
+        has_prior = np.zeros(len(rows.image_N), bool)
+        for row, prior in enumerate(self._prior_I[rows.image_N]):
+            film = self._films.film(int(prior)) if prior >= 0 else None
+            if film is not None:
+                has_prior[row] = True
+                cut("prior_BxHxWx1", row, film)
+        return {**films, "has_prior_B": has_prior}, good
+
+    def _find_priors(self) -> np.ndarray | None:
+        """Index of the film before each image; None with a view that reads none."""
+        if self.options.view != "with_prior":
+            return None
+        found = self.catalog
+        return views.prior_images(
+            found.image_study_I,
+            found.study_dataset_Q,
+            found.study_patient_Q,
+            found.study_index_Q,
+        )
 
     def _crop_draws(self, of: str, rows: samplers.Rows) -> np.ndarray:
         """float64 [N, 3]: see `images.crop`."""
@@ -233,20 +273,52 @@ class TrainInput:
         self, rows: samplers.Rows
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Token arrays, and which texts are not of a damaged report."""
-        keys = [
-            (int(report), self._number(sentence)) if report >= 0 else None
-            for report, sentence in zip(rows.report_M, rows.sentence_M)
-        ]
+        texts: dict[str, np.ndarray] = {}
+        readable_M = np.ones(len(rows.report_M), bool)
+        for number, name in enumerate(self.options.texts):
+            section = -2 - number if len(self.options.texts) > 1 else -1
+            keys = [
+                (int(report), self._number(sentence, section)) if report >= 0 else None
+                for report, sentence in zip(rows.report_M, rows.sentence_M)
+            ]
+            made, good_M = self._tokenized(keys, rows.text_positions_M)
+            texts |= {f"{name}{key}": array for key, array in made.items()}
+            readable_M &= good_M
+        return texts, readable_M
+
+    def _tokenized(
+        self, keys: Sequence[tuple[int, int] | None], positions: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         damaged = set()
 
-        def read(key: tuple[int, int]) -> str | None:
-            text = self._texts.read_good(key)
+        def noted(key: tuple[int, int], text: Any) -> Any:
             if text is None:
                 damaged.add(key)
             return text
 
-        texts = self._tokens.encode(keys, read)
-        return texts, np.array([key not in damaged for key in keys], bool)
+        def read(key: tuple[int, int]) -> str | None:
+            return noted(key, self._texts.read_good(key))
+
+        if not self.options.shuffle_sentences:
+            tokens = self._tokens.encode(keys, read)
+        else:  # a text is another each time: none is kept
+            texts = []
+            for key, position in zip(keys, positions):
+                sentences = key and noted(
+                    key, self._texts.read_good(key, self._texts.sentences)
+                )
+                texts.append(" ".join(self._shuffled(sentences or [], key, position)))
+            tokens = self._tokenizer.encode(texts, self.options.text_length)
+        return tokens, np.array([key not in damaged for key in keys], bool)
+
+    def _shuffled(
+        self, sentences: list[str], key: tuple[int, int] | None, position: int
+    ) -> list[str]:
+        if key is None:
+            return sentences
+        places = position * 1024 + np.arange(len(sentences))  # more than any report has
+        order = np.argsort(draw.bits(self.seed, f"sentence order {key[1]}", places))
+        return [sentences[place] for place in order]
 
     def _text_labels(self, rows: samplers.Rows) -> tuple[np.ndarray, np.ndarray]:
         sentence, report = rows.sentence_M, rows.report_M
@@ -261,8 +333,10 @@ class TrainInput:
             labels[has_text] = views.no_finding_where_unknown(labels[has_text])
         return labels, has_text
 
-    def _number(self, sentence: int) -> int:
-        return int(self.catalog.sentence_number_S[sentence]) if sentence >= 0 else -1
+    def _number(self, sentence: int, section: int) -> int:
+        if sentence < 0:
+            return section
+        return int(self.catalog.sentence_number_S[sentence])
 
     # -- checks and sums ----------------------------------------------------------
 

@@ -217,7 +217,41 @@ class Images:
         return f"{self.n_images} films with labels; {self._unlabelled} without left out"
 
 
-View = Pairs | Decoupled | Official | Images
+class Reports:
+    """Reports alone, for methods that read no films: whole, or two sections of each."""
+
+    is_paired, fills_no_finding = False, False
+
+    def __init__(self, catalog: Catalog, options: DataOptions, seed: int):
+        self._options = options
+        usable = catalog.report_count_R > 0
+        if options.view == "sections":
+            usable = catalog.report_has_all_R
+        self._stream = Stream({"reports": (np.flatnonzero(usable), 1.0)}, seed)
+        self.n_images = self.n_texts = int(usable.sum())
+        self._lacking = int((~usable).sum())
+        if not self.n_texts:
+            what = f"sections {' and '.join(options.sections)}"
+            of = what if options.view == "sections" else "sentences"
+            raise UserError(_empty(catalog, options, f"no report has {of}"))
+
+    def images(self, positions: np.ndarray) -> np.ndarray:
+        return np.zeros(0, np.int64)
+
+    def rows(self, image_positions: np.ndarray, text_positions: np.ndarray) -> Rows:
+        report = self._stream.at(text_positions)
+        none = self.images(image_positions)
+        whole = np.full(len(report), -1)
+        return Rows(none, report, whole, none, text_positions)
+
+    def describe(self) -> str:
+        if self._options.view == "reports":
+            return f"{self.n_texts} reports"
+        both = " and ".join(self._options.sections)
+        return f"{self.n_texts} reports with {both}; {self._lacking} without left out"
+
+
+View = Pairs | Decoupled | Official | Images | Reports
 
 
 def make(catalog: Catalog, options: DataOptions, seed: int) -> View:
@@ -226,8 +260,10 @@ def make(catalog: Catalog, options: DataOptions, seed: int) -> View:
     Raises:
       UserError: the view is empty.
     """
-    if options.view == "pairs":
+    if options.view in ("pairs", "with_prior"):
         return Pairs(catalog, options, seed)
+    if not options.films:
+        return Reports(catalog, options, seed)
     if not options.reads_text:
         return Images(catalog, options, seed)
     kind = Decoupled if options.unpaired.sampling == "decoupled" else Official

@@ -2,7 +2,8 @@
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -150,38 +151,50 @@ class TextStore:
       datasets: opened datasets, as the catalog was built from.
       catalog: says where each report is.
       max_bad_rate: share of damaged reports above which `read_good` stops.
+      sections: those that are read apart.
     """
 
     def __init__(
-        self, datasets: Sequence[Dataset], catalog: Catalog, max_bad_rate: float = 0.0
+        self,
+        datasets: Sequence[Dataset],
+        catalog: Catalog,
+        max_bad_rate: float = 0.0,
+        sections: Sequence[str] = (),
     ):
+        self._sections = sections
         self._datasets = datasets
         self._catalog = catalog
         self._bad = BadRecords("report", max_bad_rate)
 
     def read(self, key: tuple[int, int]) -> str:
-        """A sentence, or all kept sentences of a report.
+        """A sentence, or kept sentences of a report.
 
         Args:
-          key: (index of the report, number of the sentence in its record); -1 as
-            the number joins the sentences that the catalog kept.
+          key: (index of the report, number of the sentence in its record); a negative
+            number joins those of `sentences`.
 
         Raises:
           DamagedRecord: its bytes are not those that were written.
         """
         report, number = key
         if number < 0:
-            return " ".join(self.kept(report))
+            return " ".join(self.sentences(key))
         return self._record(report)["sentences"][number]
 
-    def read_good(self, key: tuple[int, int]) -> str | None:
+    def read_good(
+        self, key: tuple[int, int], read: Callable[[tuple[int, int]], Any] | None = None
+    ) -> Any:
         """As `read`, but None for a damaged report, which is counted and named.
+
+        Args:
+          key: see `read`.
+          read: another of the ways to read; `sentences`.
 
         Raises:
           UserError: too large a share of them is damaged.
         """
         try:
-            text = self.read(key)
+            text = (read or self.read)(key)
         except DamagedRecord as error:
             dataset = self._datasets[self._catalog.report_dataset_R[key[0]]]
             study = self._catalog.study_id_Q[self._catalog.report_study_R[key[0]]]
@@ -190,12 +203,22 @@ class TextStore:
         self._bad.count_good(key[0])
         return text
 
-    def kept(self, report: int) -> list[str]:
-        """The sentences of a report that the catalog kept."""
-        sentences = self._record(report)["sentences"]
+    def sentences(self, key: tuple[int, int]) -> list[str]:
+        """The sentences of a report that the catalog kept.
+
+        Args:
+          key: (index of the report, -1), or (it, -2 - n): those of the n-th of
+            `sections` alone.
+        """
+        report, number = key
+        record = self._record(report)
         first = self._catalog.report_first_R[report]
         last = first + self._catalog.report_count_R[report]
-        return [sentences[n] for n in self._catalog.sentence_number_S[first:last]]
+        kept = list(self._catalog.sentence_number_S[first:last])
+        if number < -1:
+            wanted, names = self._sections[-2 - number], record["sentence_sections"]
+            kept = [n for n in kept if names[n] == wanted]
+        return [record["sentences"][n] for n in kept]
 
     def _record(self, report: int) -> dict:
         dataset = self._datasets[self._catalog.report_dataset_R[report]]

@@ -98,6 +98,20 @@ class Tokenizer:
         return int(self._fast.pad_token_id)
 
     @property
+    def mask_id(self) -> int:
+        """Id of the token that hides another.
+
+        Raises:
+          UserError: there is none.
+        """
+        if self._fast.mask_token_id is None:
+            raise UserError(
+                "words are to be hidden, but the tokenizer has no mask token; name "
+                "another with config.model.text.tokenizer"
+            )
+        return int(self._fast.mask_token_id)
+
+    @property
     def fingerprint(self) -> str:
         """Hash of all that decides which ids a text gets."""
         return hashlib.sha256(

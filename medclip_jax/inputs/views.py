@@ -3,6 +3,12 @@ text. All random choices come from `draw`, keyed by the seed and the global posi
 
 `pairs`: an image with a sentence (or the whole report) of its own study.
 
+`with_prior`: the same, and beside the image one of the patient's study before, where
+there is one (BioViL-T, arXiv 2301.04558, section 3).
+
+`reports`: texts alone, whole reports. `sections`: two sections of a report, of those
+that have both (CXR-BERT, arXiv 2204.09817, section 2.1).
+
 `unpaired`, sampling "decoupled" (the paper, section 3.2): n paired studies, m images
 alone, h texts alone; the image set of n + m and the text set of n + h are drawn
 independently, which makes (n + m) x (n + h) usable pairs. A text is one sentence of a
@@ -94,6 +100,33 @@ def pairs_by_study(
     first = np.searchsorted(sorted_studies, studies, side="left")
     last = np.searchsorted(sorted_studies, studies, side="right")
     return np.stack([first, last - first, study_report_Q[studies]], axis=1), order
+
+
+def prior_images(
+    image_study_I: np.ndarray,
+    study_dataset_Q: np.ndarray,
+    study_patient_Q: np.ndarray,
+    study_index_Q: np.ndarray,
+) -> np.ndarray:
+    """The film before: of the patient's latest earlier study that has images, the first.
+
+    Returns:
+      int64 [I], index of an image; -1 where there is none.
+    """
+    n_studies, n_images = len(study_index_Q), len(image_study_I)
+    first_Q = np.full(n_studies, -1)
+    first_Q[image_study_I[::-1]] = np.arange(n_images)[::-1]
+    _, patient_Q = np.unique(
+        [f"{of}/{who}" for of, who in zip(study_dataset_Q, study_patient_Q)],
+        return_inverse=True,
+    )
+    studies = np.flatnonzero(first_Q >= 0)
+    studies = studies[np.lexsort((study_index_Q[studies], patient_Q[studies]))]
+    prior_Q = np.full(n_studies, -1)
+    before, after = studies[:-1], studies[1:]
+    same = patient_Q[before] == patient_Q[after]
+    prior_Q[after[same]] = first_Q[before[same]]
+    return prior_Q[image_study_I]
 
 
 def unpaired_streams(

@@ -60,7 +60,7 @@ class DualEncoder:
         ids = jnp.zeros((1, spec.text_length), jnp.int32)
         texts = {"ids_BxT": ids, "mask_BxT": ids + 1, "word_ids_BxT": ids - 1}
         image, image_state = init_tower(
-            "image", keys[0], self.image_encoder, (films,),
+            "image", keys[0], self.image_encoder, self.blank_films(films),
             keys[2], self.image_head, (),
         )  # fmt: skip
         text, text_state = init_tower(
@@ -70,9 +70,13 @@ class DualEncoder:
         params = {"image": image, "text": text, **self.scalars()}
         return {"params": params, **merged(image_state, text_state)}
 
-    def prepare(self, films_BxHxWx3: jax.Array) -> jax.Array:
-        """What the encoder sees of normalised films; by default the films."""
-        return films_BxHxWx3
+    def image_inputs(self, films: Mapping[str, jax.Array]) -> tuple[Any, ...]:
+        """What the image encoder is called with; by default the current films."""
+        return (films["current_BxHxWx3"],)
+
+    def blank_films(self, films_BxHxWx3: jax.Array) -> tuple[Any, ...]:
+        """All that it can be called with, to initialise it."""
+        return (films_BxHxWx3,)
 
     def scalars(self) -> dict[str, Any]:
         """The method's own scalar parameters, boxed."""
@@ -163,8 +167,7 @@ class DualEncoder:
         train: bool,
     ) -> tuple[ImageEmbedding, State]:
         features, projected, state = run_tower(
-            "image", variables,
-            self.image_encoder, (self.prepare(films["current_BxHxWx3"]),),
+            "image", variables, self.image_encoder, self.image_inputs(films),
             self.image_head, (), keys, train, **self.asked("image", train),
         )  # fmt: skip
         embedding = ImageEmbedding(
@@ -198,11 +201,20 @@ class DualEncoder:
 
 
 def joint(
-    images: ImageEmbedding, texts: TextEmbedding | None
+    images: ImageEmbedding | None, texts: TextEmbedding | None
 ) -> tuple[jax.Array, jax.Array]:
     """Both joint embeddings; a dual encoder always has them."""
-    assert images.joint_BxD is not None and texts is not None
+    assert images is not None and images.joint_BxD is not None and texts is not None
     return images.joint_BxD, texts.joint_BxD
+
+
+def local(
+    images: ImageEmbedding | None, texts: TextEmbedding | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Regions, words and their mask, of a method whose heads give them."""
+    assert images is not None and images.local_BxPxD is not None and texts is not None
+    assert texts.local_BxWxD is not None and texts.local_mask_BxW is not None
+    return images.local_BxPxD, texts.local_BxWxD, texts.local_mask_BxW
 
 
 def check_text_pool(pool: Any, text: Mapping[str, Any]) -> TextPool:

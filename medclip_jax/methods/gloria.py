@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from medclip_jax.errors import UserError
 from medclip_jax.losses import WordRegions, infonce_loss, word_regions_loss
 from medclip_jax.losses.similarity import similarity_logits
-from medclip_jax.methods.dual_encoder import DualEncoder, joint
+from medclip_jax.methods.dual_encoder import DualEncoder, joint, local
 from medclip_jax.methods.interface import (
     Batch,
     Features,
@@ -177,10 +177,11 @@ class GLoRIA(DualEncoder):
         """Whether `embed_texts` wants `characters_B`, the length of each text."""
         return self.window == "characters"
 
-    def prepare(self, films_BxHxWx3: jax.Array) -> jax.Array:
+    def image_inputs(self, films: Mapping[str, jax.Array]) -> tuple[Any, ...]:
+        films_BxHxWx3 = films["current_BxHxWx3"]
         if not self.resize_to:
-            return films_BxHxWx3
-        return resize_corners(films_BxHxWx3, self.resize_to)
+            return (films_BxHxWx3,)
+        return (resize_corners(films_BxHxWx3, self.resize_to),)
 
     def scale(self, variables: Variables) -> jax.Array:
         return jnp.float32(self.scale_of_pairs)
@@ -243,12 +244,3 @@ class GLoRIA(DualEncoder):
         assert local_1xPxD is not None  # of `RegionsHead`
         pair = local_1xPxD.size * spec.text_length
         return super().loss_flops(spec, batch) + 6 * 4 * 2 * 2.0 * batch**2 * pair
-
-
-def local(
-    images: ImageEmbedding, texts: TextEmbedding | None
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Regions, words and their mask; this method always has them."""
-    assert images.local_BxPxD is not None and texts is not None
-    assert texts.local_BxWxD is not None and texts.local_mask_BxW is not None
-    return images.local_BxPxD, texts.local_BxWxD, texts.local_mask_BxW

@@ -81,7 +81,7 @@ class ImageOnly:
 
 def two_views(features: Features) -> tuple[jax.Array, jax.Array]:
     """What both crops' heads gave; these methods always have them."""
-    assert features.second is not None
+    assert features.images is not None and features.second is not None
     assert features.images.joint_BxD is not None
     assert features.second.joint_BxD is not None
     return features.images.joint_BxD, features.second.joint_BxD

@@ -75,18 +75,37 @@ class TextEmbedding:
 
 
 @flax.struct.dataclass
+class NamedWords:
+    """What a text tower made of hidden words.
+
+    Attributes:
+      losses_BxT: float32 cross-entropies, 0 where nothing was to be named.
+      right_BxT: bool, where the likeliest piece was the right one.
+      named_BxT: bool, which pieces were to be named.
+    """
+
+    losses_BxT: jax.Array
+    right_BxT: jax.Array
+    named_BxT: jax.Array
+
+
+@flax.struct.dataclass
 class Features:
     """What `encode` hands to `objective`; every leaf leads with the batch axis.
 
     Attributes:
-      images: of the current films.
+      images: of the current films; None for a method that reads none.
       texts: None for a method that reads none.
       second: of the films' second crops, for a method that compares two.
+      second_texts: of the reports' second sections, for a method that compares two.
+      named: of the texts' hidden words, for a method that hides some.
     """
 
-    images: ImageEmbedding
+    images: ImageEmbedding | None
     texts: TextEmbedding | None = None
     second: ImageEmbedding | None = None
+    second_texts: TextEmbedding | None = None
+    named: NamedWords | None = None
 
 
 class Method(Protocol):

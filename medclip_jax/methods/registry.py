@@ -3,8 +3,11 @@
 from typing import Any
 
 from medclip_jax.errors import UserError
+from medclip_jax.methods.biovil import BioViL
+from medclip_jax.methods.biovil_t import BioViLT
 from medclip_jax.methods.clip import CLIP
 from medclip_jax.methods.convirt import ConVIRT
+from medclip_jax.methods.cxr_bert import CXRBERT
 from medclip_jax.methods.gloria import GLoRIA
 from medclip_jax.methods.interface import Method
 from medclip_jax.methods.medclip import MedCLIP
@@ -14,8 +17,11 @@ from medclip_jax.methods.simclr import SimCLR
 from medclip_jax.methods.supervised import Supervised
 
 METHODS: dict[str, Any] = {
+    "biovil": BioViL,
+    "biovil_t": BioViLT,
     "clip": CLIP,
     "convirt": ConVIRT,
+    "cxr_bert": CXRBERT,
     "gloria": GLoRIA,
     "medclip": MedCLIP,
     "moco": MoCo,

@@ -69,6 +69,7 @@ class Segmenter:
         key: jax.Array | None,
         step: jax.Array,
     ) -> tuple[jax.Array, Metrics, State]:
+        assert features.images is not None
         logits_BxSxS = self.class_logits(variables, features.images)
         masks_BxSxS = batch[self.label_key].astype(jnp.float32)
         return self.loss(logits_BxSxS, masks_BxSxS), {}, {}

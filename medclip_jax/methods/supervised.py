@@ -120,6 +120,7 @@ class Supervised:
         key: jax.Array | None,
         step: jax.Array,
     ) -> tuple[jax.Array, Metrics, State]:
+        assert features.images is not None
         logits_NxC = self.class_logits(variables, features.images)
         labels_NxC, mask_NxC = label_values(
             batch[self.label_key], self.uncertain, self.not_given
@@ -141,7 +142,9 @@ class Supervised:
     def embed_images(
         self, variables: Variables, films: Mapping[str, jax.Array]
     ) -> ImageEmbedding:
-        return self.encode(variables, {"films": films}, None, train=False)[0].images
+        features, _ = self.encode(variables, {"films": films}, None, train=False)
+        assert features.images is not None
+        return features.images
 
     def class_logits(self, variables: Variables, images: ImageEmbedding) -> jax.Array:
         """logits_BxC, by default in the order of the 14 findings."""

@@ -112,11 +112,9 @@ def build_towers(config: Any) -> dict[str, Any]:
     Args:
       config: with `model.image`, `model.text`, and what `shared_fields` reads.
     """
-    model, shared = config.model, shared_fields(config.model)
-    text = {k: v for k, v in model.text.items() if k not in ("pretrained", "tokenizer")}
     return {
         "image_encoder": image_encoder_of(config),
-        "text_encoder": build_text_encoder({**text, **shared}),
+        "text_encoder": text_encoder_of(config),
     }
 
 
@@ -174,3 +172,10 @@ def image_encoder_of(config: Any) -> nn.Module:
     """The image encoder of `config.model`."""
     image = {k: v for k, v in config.model.image.items() if k != "pretrained"}
     return build_image_encoder({**image, **shared_fields(config.model)})
+
+
+def text_encoder_of(config: Any) -> nn.Module:
+    """The text encoder of `config.model`."""
+    model = config.model
+    text = {k: v for k, v in model.text.items() if k not in ("pretrained", "tokenizer")}
+    return build_text_encoder({**text, **shared_fields(model)})

@@ -178,6 +178,46 @@ class TokenMLP(nn.Module):
         return _dense(self.dim, ("mlp", "joint"), name="out")(hidden)
 
 
+class PatchMLP(nn.Module):
+    """Each patch by a hidden layer with batch norm; the film is the mean of its patches.
+
+    Reference: Boecking et al. (BioViL), arXiv 2204.09817, section 2.2; microsoft/hi-ml,
+    health_multimodal/image/model/modules.py (MLP, of 1x1 convolutions) and model.py.
+
+    Attributes:
+      dim: width of the hidden layer and of the joint space.
+    """
+
+    dim: int
+
+    @nn.compact
+    def __call__(self, features: ImageFeatures, *, train: bool) -> Projected:
+        x_BxPxD = features.patches_BxPxC.astype(jnp.float32)
+        hidden = _dense(self.dim, ("embed", "mlp"), bias=False, name="hidden")
+        x_BxPxD = nn.relu(_batch_norm(train, name="norm")(hidden(x_BxPxD)))
+        local_BxPxD = _dense(self.dim, ("mlp", "joint"), name="out")(x_BxPxD)
+        return Projected(local_BxPxD.mean(axis=1), local_BxPxD, grid=features.grid)
+
+
+class TokenHead(nn.Module):
+    """One map for the first token, which stands for the text, and for each other piece.
+
+    Attributes:
+      layer: [..., C] -> [..., D]; its parameters are the head's own.
+    """
+
+    layer: nn.Module
+
+    def setup(self) -> None:
+        nn.share_scope(self, self.layer)
+
+    def __call__(
+        self, features: TextFeatures, texts: Mapping[str, jax.Array], *, train: bool
+    ) -> Projected:
+        states_BxTxD = self.layer(features.words_BxTxC)
+        return Projected(states_BxTxD[:, 0], states_BxTxD, texts["word_ids_BxT"] >= 0)
+
+
 class ProjectionMLP(nn.Module):
     """Layers with ReLU between them, on the pooled feature of an image: SimCLR, MoCo v2.
 
@@ -205,23 +245,24 @@ class ProjectionMLP(nn.Module):
                 width, ("embed", axes), bias=not self.batch_norm, name=f"layer_{number}"
             )(x_BxD)
             if self.batch_norm:
-                x_BxD = nn.BatchNorm(
-                    use_running_average=not train,
-                    momentum=0.9,
-                    epsilon=1e-5,
-                    use_bias=not last,
-                    use_fast_variance=False,
-                    dtype=jnp.float32,
-                    scale_init=nn.with_logical_partitioning(
-                        nn.initializers.ones_init(), ("norm",)
-                    ),
-                    bias_init=nn.with_logical_partitioning(
-                        nn.initializers.zeros_init(), ("norm",)
-                    ),
-                    name=f"norm_{number}",
-                )(x_BxD)
+                norm = _batch_norm(train, bias=not last, name=f"norm_{number}")
+                x_BxD = norm(x_BxD)
             x_BxD = x_BxD if last else nn.relu(x_BxD)
         return Projected(x_BxD)
+
+
+def _batch_norm(train: bool, *, bias: bool = True, name: str) -> nn.BatchNorm:
+    return nn.BatchNorm(
+        use_running_average=not train,
+        momentum=0.9,
+        epsilon=1e-5,
+        use_bias=bias,
+        use_fast_variance=False,
+        dtype=jnp.float32,
+        scale_init=nn.with_logical_partitioning(nn.initializers.ones_init(), ("norm",)),
+        bias_init=nn.with_logical_partitioning(nn.initializers.zeros_init(), ("norm",)),
+        name=name,
+    )
 
 
 def _dense(

@@ -12,7 +12,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from medclip_jax.models.layers import LayerNorm, dense, gelu, named
+from medclip_jax.models.layers import (
+    LayerNorm,
+    attention,
+    dense,
+    gelu,
+    named,
+    split_heads,
+)
 
 HIDDEN, REPLACED = 0.8, 0.1
 """Of the chosen pieces, how many become [MASK] and how many another; the rest stay."""
@@ -61,6 +68,39 @@ def mask_words(
     return jax.vmap(one)(keys_B, ids_BxT, word_ids_BxT)
 
 
+class ReadsPatches(nn.Module):
+    """Adds to each token what it finds among a film's patches: cross-attention.
+
+    Bannur et al. (BioViL-T), arXiv 2301.04558, section 3.2, name hidden words with the
+    film's help; how is not published, nor are weights. Here it is one pre-LN layer.
+
+    Attributes:
+      heads: of the attention.
+      epsilon: of LayerNorm.
+      dtype: compute dtype.
+    """
+
+    heads: int
+    epsilon: float = 1e-12
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, states_BxTxC: jax.Array, patches_BxPxD: jax.Array) -> jax.Array:
+        """float [B, T, C] and [B, P, D] -> [B, T, C] in the compute dtype."""
+        dim = states_BxTxC.shape[-1]
+        norm = LayerNorm(self.epsilon, self.dtype, name="norm")
+        patches = LayerNorm(self.epsilon, self.dtype, name="patch_norm")(patches_BxPxD)
+        query, key, value = (
+            split_heads(dense(dim, ("embed", "heads"), name, dtype=self.dtype)(of),
+                        self.heads)
+            for name, of in (("query", norm(states_BxTxC)), ("key", patches),
+                             ("value", patches))
+        )  # fmt: skip
+        found = attention(query, key, value, 0.0, None, 0)
+        out = dense(dim, ("heads", "embed"), "attention_out", dtype=self.dtype)
+        return states_BxTxC + out(found)
+
+
 class MaskedTokens(nn.Module):
     """BERT's head: a layer, then products with the table of words and a bias.
 
@@ -68,6 +108,7 @@ class MaskedTokens(nn.Module):
 
     Attributes:
       vocab_size: pieces of the vocabulary.
+      patch_heads: heads of the attention to a film's patches; 0: words alone.
       epsilon: of LayerNorm.
       dtype: compute dtype of the layer; logits are float32.
     """
@@ -75,6 +116,7 @@ class MaskedTokens(nn.Module):
     vocab_size: int
     epsilon: float = 1e-12
     dtype: Any = jnp.float32
+    patch_heads: int = 0
 
     @nn.compact
     def __call__(
@@ -83,6 +125,7 @@ class MaskedTokens(nn.Module):
         table_VxC: jax.Array,
         ids_BxT: jax.Array,
         named_BxT: jax.Array,
+        patches_BxPxD: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """Cross-entropies of pieces; logits are made some tokens at a time.
 
@@ -91,12 +134,19 @@ class MaskedTokens(nn.Module):
           table_VxC: its word embedding.
           ids_BxT: what the pieces were.
           named_BxT: which are to be named.
+          patches_BxPxD: of the texts' films, for a head that reads them.
 
         Returns:
           losses_BxT float32, 0 where nothing is to be named; and whether the highest
           logit is the right one, bool [B, T], False there.
         """
         dim = states_BxTxC.shape[-1]
+        if self.patch_heads:
+            assert patches_BxPxD is not None
+            reads = ReadsPatches(
+                self.patch_heads, self.epsilon, self.dtype, name="film"
+            )
+            states_BxTxC = reads(states_BxTxC, patches_BxPxD)
         hidden = dense(dim, ("embed", "mlp"), "hidden", dtype=self.dtype)(states_BxTxC)
         hidden_BxTxC = LayerNorm(self.epsilon, self.dtype, name="norm")(gelu(hidden))
         bias_V = self.param(

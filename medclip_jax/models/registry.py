@@ -9,11 +9,13 @@ import jax.numpy as jnp
 
 from medclip_jax.errors import UserError
 from medclip_jax.models.bert import Bert
+from medclip_jax.models.hybrid import Hybrid
 from medclip_jax.models.resnet import ResNet
 from medclip_jax.models.swin import Swin
 from medclip_jax.models.vit import ViT
 
 IMAGE_ENCODERS: dict[str, type[nn.Module]] = {
+    "hybrid": Hybrid,
     "resnet": ResNet,
     "swin": Swin,
     "vit": ViT,

@@ -119,14 +119,21 @@ def _vjp_bytes(made: Assembled, config: ConfigDict, rows: int) -> int:
 def batch_shapes(config: ConfigDict, images: int) -> dict[str, Any]:
     """Shapes and dtypes of a batch of so many images, as the reader gives it."""
     size, length = config.data.image_size, config.data.text_length
-    texts = DataOptions.of(config.data).texts_of(images)
     struct = jax.ShapeDtypeStruct
-    names = ("ids_BxT", "mask_BxT", "word_ids_BxT")
+    options = DataOptions.of(config.data)
+    texts = options.texts_of(images)
+    tokens = ("ids_BxT", "mask_BxT", "word_ids_BxT")
+    names = [f"{of}{name}" for of in options.texts for name in tokens]
+    films = {
+        f"{name}_BxHxWx1": struct((images, size, size, 1), np.uint8)
+        for name in options.films
+    }
+    if not films:
+        images = 0
+    if "prior_BxHxWx1" in films:
+        films["has_prior_B"] = struct((images,), np.bool_)
     return {
-        "films": {
-            f"{name}_BxHxWx1": struct((images, size, size, 1), np.uint8)
-            for name in DataOptions.of(config.data).films
-        },
+        "films": films,
         "texts": {name: struct((texts, length), np.int32) for name in names},
         "image_labels_Nx14": struct((images, 14), np.int8),
         "text_labels_Mx14": struct((texts, 14), np.int8),

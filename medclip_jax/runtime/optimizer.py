@@ -39,7 +39,7 @@ DECAY_RULES: dict[str, Rules] = {
     "all": ((r".*", 1.0),),  # as torch's optimizers by themselves
 }
 ALGORITHMS = ("adamw", "adam", "sgd", "lars")
-SCHEDULES = ("cosine", "constant", "drops")
+SCHEDULES = ("cosine", "linear", "constant", "drops")
 LARS_TRUST = 0.001  # google-research/simclr, tf2/lars_optimizer.py (eeta)
 
 
@@ -97,6 +97,8 @@ def make_schedule(config: Mapping[str, Any], steps: int) -> optax.Schedule:
     warmup = math.ceil(fraction * steps)
     if name == "cosine":
         after = optax.cosine_decay_schedule(peak, max(steps - warmup, 1))
+    elif name == "linear":
+        after = optax.linear_schedule(peak, 0.0, max(steps - warmup, 1))
     elif name == "drops":
         # Counted from the start of the run, as a schedule of epochs is.
         at = {max(0, round(share * steps) - warmup): 0.1 for share in config["drops"]}

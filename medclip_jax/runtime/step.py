@@ -32,11 +32,15 @@ def example_keys(key: jax.Array, n: int) -> jax.Array:
 
 
 def film_keys(films: Mapping[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
-    """Keys of each `NAME_BxHxWx1`, [B]: an example's films draw with different keys."""
+    """Keys of each `NAME_BxHxWx1`, [B]: an example's films draw with different keys,
+    but a film before draws as the current one: what differs is to be what changed."""
     names = sorted(name for name in films if FILM_SUFFIX in name)
+    numbers = {
+        name: 0 if name.startswith("prior") else n for n, name in enumerate(names)
+    }
     return {
         name: example_keys(jax.random.fold_in(key, number), len(films[name]))
-        for number, name in enumerate(names)
+        for name, number in numbers.items()
     }
 
 

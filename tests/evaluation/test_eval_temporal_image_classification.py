@@ -155,9 +155,24 @@ def planted(count=120, splits=("test",), seed=0):
     return films, Table("changes of toy", "ms_cxr_t", "changes", rows)
 
 
-def networks(*names):
+class PlantedPair(Planted):
+    """The trunk is what grew brighter, of each half: it needs both films."""
+
+    reads_prior = True
+
+    def embed_images(self, variables, films):
+        seen = super().embed_images(variables, films)
+        if "prior_BxHxWx3" not in films:
+            return ImageEmbedding(0 * seen.trunk_BxF, 0 * seen.joint_BxD)
+        before = {"current_BxHxWx3": films["prior_BxHxWx3"]}
+        change = seen.trunk_BxF - super().embed_images(variables, before).trunk_BxF
+        trunk = jnp.concatenate([change[:, :2], jnp.ones((len(change), 1))], -1)
+        return ImageEmbedding(trunk, trunk)
+
+
+def networks(*names, method=Planted):
     embedder = Embedder(
-        Planted(), lambda x: jnp.repeat(x / 255.0, 3, -1), None, 1, batch_size=64
+        method(), lambda x: jnp.repeat(x / 255.0, 3, -1), None, 1, batch_size=64
     )
     made = {"trained": 1.0, "untrained": 0.0, "imagenet": 0.0}
     return {
@@ -194,6 +209,27 @@ def test_planted_changes_are_found(measured):
     assert rows[f"{NAME}/ungrouped_svm/Edema", "accuracy"].value > 0.6
     why = measured.skipped[f"{NAME}/separate_training on changes of toy"]
     assert "Edema, Pneumothorax" in why
+
+
+def test_a_network_that_reads_both_films_is_shown_both(measured):
+    films, table = planted()
+    made = networks("trained", "untrained", method=PlantedPair)
+    results = suite.run(Bench([films], progression=[table]), made, [NAME])
+    rows = {(row.protocol, row.metric): row for row in results.rows}
+    head = rows[NAME, "macro_accuracy"]
+    assert head.value > 0.95 and head.untrained < 0.5
+    # The change alone tells them apart; films side by side also tell how bright both are.
+    assert head.value > measured.rows[0].value
+    pairs = temporal.find_pairs(table, Bench([films]))[0][::-7]
+    places = [(pair.current, pair.previous) for pair in pairs]
+    network = made["trained"]
+    one = network.compared(places)
+    light = [next(films.read(np.array([at])))[0] / 255.0 for (_, at), _ in places]
+    dark = [next(films.read(np.array([at])))[0] / 255.0 for _, (_, at) in places]
+    change = 4 * (np.array(light) - np.array(dark))[:, 0, [0, -1], 0]
+    np.testing.assert_allclose(one.trunk_BxF[:, :2], change, atol=1e-5)
+    other = networks("trained", method=PlantedPair)["trained"].compared(places)
+    np.testing.assert_array_equal(one.trunk_BxF, other.trunk_BxF)
 
 
 def test_order_of_the_films_matters(measured):

@@ -9,7 +9,7 @@ from readers import BASE, CONFIGS, DATA, equal, ids_to_words, make
 
 from data_pipelines.records import Dataset
 from medclip_jax.errors import UserError
-from medclip_jax.inputs import reader
+from medclip_jax.inputs import reader, views
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -402,3 +402,54 @@ def test_two_crops_of_each_film(tokenizer):
     uncut = {"view": "two_crops", "crop_from": 24}
     films = make(tokenizer, uncut, batch=6).batch(1)["films"]
     np.testing.assert_array_equal(films["current_BxHxWx1"], films["second_BxHxWx1"])
+
+
+def test_the_film_before():
+    """Of the latest earlier study of the patient that has films; the first of it."""
+    image_study = np.array([0, 0, 1, 3, 4, 5, 5])
+    dataset = np.array(["a", "a", "a", "a", "a", "b"], object)
+    patient = np.array(["p", "p", "p", "p", "q", "q"], object)
+    index = np.array([2, 0, 1, 3, 0, 1])
+    found = views.prior_images(image_study, dataset, patient, index)
+    # Study 1, 2 (without films), 0, 3 of p, in this order; q's are of two data sets.
+    assert found.tolist() == [2, 2, -1, 0, -1, -1, -1]
+
+
+def test_films_with_the_one_before(tokenizer):
+    inputs = make(tokenizer, {"view": "with_prior", "crop_from": 24}, batch=8)
+    catalog = inputs.catalog
+    batch = inputs.batch(1)
+    films = batch["films"]
+    assert sorted(films) == ["current_BxHxWx1", "has_prior_B", "prior_BxHxWx1"]
+    rows = inputs.view.rows(np.arange(8, 16), np.arange(8, 16))
+    assert films["has_prior_B"].any() and not films["has_prior_B"].all()
+    for row, image in enumerate(rows.image_N):
+        study = catalog.image_study_I[image]
+        earlier = [
+            other
+            for other in range(len(catalog.image_study_I))
+            for of in [catalog.image_study_I[other]]
+            if catalog.study_dataset_Q[of] == catalog.study_dataset_Q[study]
+            and catalog.study_patient_Q[of] == catalog.study_patient_Q[study]
+            and catalog.study_index_Q[of] < catalog.study_index_Q[study]
+        ]
+        assert films["has_prior_B"][row] == bool(earlier)
+        prior = films["prior_BxHxWx1"][row, ..., 0]
+        assert (prior == (inputs._films.film(earlier[0]) if earlier else 0)).all()
+    plain = make(tokenizer, {"view": "pairs", "crop_from": 24}, batch=8).batch(1)
+    np.testing.assert_array_equal(
+        films["current_BxHxWx1"], plain["films"]["current_BxHxWx1"]
+    )
+    assert "have one before" in inputs.describe()
+    read = np.flatnonzero(inputs.films_of(1, 2))
+    priors = inputs._prior_I[rows.image_N]
+    assert set(read) == set(rows.image_N) | set(priors[priors >= 0])
+
+
+def test_both_films_are_cut_alike(tokenizer):
+    """Of two films that are one, the crops are one."""
+    inputs = make(tokenizer, {"view": "with_prior"}, batch=8)
+    inputs._prior_I = np.arange(len(inputs._prior_I))
+    films = inputs.batch(0)["films"]
+    assert films["has_prior_B"].all()
+    np.testing.assert_array_equal(films["current_BxHxWx1"], films["prior_BxHxWx1"])

@@ -23,10 +23,15 @@ SMALL = [
     "--config.checkpoint.every_steps=2",
     "--config.checkpoint.best_metric=loss",
 ]
+TINY_TEXT = ["--config.model.text.layers=1", "--config.data.text_length=16"]
 METHODS = {
-    "gloria": ["--config.model.text.layers=1", "--config.gloria.text_layers=2"],
-    "simclr": [],
-    "moco": ["--config.moco.queue=16"],
+    "biovil.py:demo_local": TINY_TEXT,
+    "biovil_t.py:demo": [*TINY_TEXT, "--config.model.image.dim=8"],
+    "cxr_bert.py:demo": TINY_TEXT,
+    "cxr_bert.py:demo_matching": TINY_TEXT,
+    "gloria.py:demo": ["--config.model.text.layers=1", "--config.gloria.text_layers=2"],
+    "simclr.py:demo": [],
+    "moco.py:demo": ["--config.moco.queue=16"],
 }
 
 
@@ -41,7 +46,7 @@ def _undo_compile_cache():
 def test_goes_on_from_a_checkpoint_with_the_same_bits(name, tiny_data, tmp_path):
     """All that a step reads of the last is in the checkpoint: queues, key encoders."""
     workdir = tmp_path / "work"
-    argv = [f"--config={name}.py:demo", *SMALL, *METHODS[name]]
+    argv = [f"--config={name}", *SMALL, *METHODS[name]]
     argv += [f"--data={tiny_data}", f"--workdir={workdir}"]
     assert train.main(argv) == 0
     whole = run_lib.open_run(workdir, "latest")
@@ -58,5 +63,9 @@ def test_goes_on_from_a_checkpoint_with_the_same_bits(name, tiny_data, tmp_path)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 3, 4]
     assert lines[2]["loss"] == lines[4]["loss"] != lines[0]["loss"]
     found = evaluate_networks.abilities(whole)
-    assert found.reads_text == (name == "gloria") == found.zscore
-    assert found.pooling == ("max" if name == "gloria" else "mean")
+    method = name.split(".")[0]
+    assert found.reads_text == (method not in ("simclr", "moco"))
+    assert found.reads_films == (method != "cxr_bert")
+    assert found.local == (method in ("biovil", "biovil_t", "gloria"))
+    assert found.zscore == (method == "gloria")
+    assert found.pooling == ("max" if method == "gloria" else "mean")
