@@ -4,7 +4,7 @@ import argparse
 import hashlib
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from medclip_jax.methods import registry
 from medclip_jax.runtime import workdir as workdir_lib
 from medclip_jax.runtime.checkpoint import Checkpoints
 from medclip_jax.runtime.state import TrainState
-from medclip_jax.weights import files, gloria, medclip
+from medclip_jax.weights import biovil, files, gloria, medclip
 
 HELP = """examples:
   medclip-jax import --weights medclip-vit/pytorch_model.bin \\
@@ -30,8 +30,11 @@ HELP = """examples:
   medclip-jax evaluate --workdir runs/medclip-vit --data shards --out report
   medclip-jax import --weights gloria/state_dict.pt \\
       --tokenizer emilyalsentzer/Bio_ClinicalBERT --out runs/gloria
+  medclip-jax import --weights biovil_t_image_model_proj_size_128.pt pytorch_model.bin \
+      --tokenizer microsoft/BiomedVLP-BioViL-T --out runs/biovil_t
 
-MedCLIP's and GLoRIA's weights are known, told apart by their keys. GLoRIA's checkpoint
+The weights of MedCLIP, GLoRIA, CXR-BERT, BioViL and BioViL-T are known, told apart by
+their keys. CXR-BERT is the text model's file alone. GLoRIA's checkpoint
 pickles settings beside its weights, and nothing but tensors is read here. Where GLoRIA's
 own environment is at hand, save these alone:
   python -c "import torch; torch.save(torch.load('chexpert_resnet50.ckpt')['state_dict'],
@@ -42,7 +45,7 @@ The official tokenizer lower-cases although its vocabulary is cased: so does thi
 unless --keep_case is given. Other sizes than the published ones by --config.KEY=VALUE,
 as in train."""
 
-LAYOUTS = (medclip, gloria)
+LAYOUTS = (medclip, gloria, biovil)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -51,8 +54,9 @@ def main(argv: list[str] | None = None) -> int:
     storage.check(args.out)
     if (args.out / workdir_lib.CONFIG).exists():
         raise UserError(f"--out {args.out} is a workdir already; name another folder")
-    state = files.read(args.weights)
-    layout = layout_of(state, args.weights)
+    state = read_all(args.weights)
+    named = " with ".join(map(str, args.weights))
+    layout = layout_of(state, named)
     config = make_config(layout, state, rest, args.text_pool)
     tokenizer = Tokenizer.load(args.tokenizer, None if args.keep_case else True)
     config.model.text.tokenizer = str(args.tokenizer)
@@ -62,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         jax.eval_shape(run_lib.initializer(config, method), jax.random.key(0))
     )
     variables, report = layout.from_torch(state, target)
-    report.require(str(args.weights))
+    report.require(named)
     source = fingerprint(args.weights)
     save(args.out, config, variables, tokenizer, source, layout.NOTICE)
     print(
@@ -84,8 +88,10 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--weights",
         required=True,
+        nargs="+",
         type=storage.local_argument,
-        help="pytorch_model.bin or its folder",
+        help="pytorch_model.bin or its folder; of BioViL and BioViL-T two, the image "
+        "model's and the text model's",
     )
     out.add_argument("--tokenizer", required=True, help="folder or hub name")
     out.add_argument(
@@ -103,7 +109,25 @@ def parser() -> argparse.ArgumentParser:
     return out
 
 
-def layout_of(state: Mapping[str, np.ndarray], path: Path) -> Any:
+def read_all(paths: Sequence[Path]) -> dict[str, np.ndarray]:
+    """The arrays of all files by key.
+
+    Raises:
+      UserError: a file cannot be read, or two hold the same key.
+    """
+    state: dict[str, np.ndarray] = {}
+    for path in paths:
+        more = files.read(path)
+        if both := sorted(state.keys() & more.keys()):
+            raise UserError(
+                f"{path} holds {both[0]}, as another of --weights does: expected files of "
+                "different parts of a model"
+            )
+        state |= more
+    return state
+
+
+def layout_of(state: Mapping[str, np.ndarray], path: str) -> Any:
     """The module of `LAYOUTS` that knows a state dict.
 
     Raises:
@@ -114,8 +138,8 @@ def layout_of(state: Mapping[str, np.ndarray], path: Path) -> Any:
             return layout
     anchors = " or ".join(layout.ANCHOR for layout in LAYOUTS)
     raise UserError(
-        f"{path}: expected an official state dict of MedCLIP or GLoRIA, with a key such "
-        f"as {anchors}; found {len(state)} keys, the first of which are "
+        f"{path}: expected an official state dict of MedCLIP, GLoRIA, CXR-BERT, BioViL or "
+        f"BioViL-T, with a key such as {anchors}; found {len(state)} keys, the first of which are "
         f"{sorted(state)[:3]}"
     )
 
@@ -151,16 +175,15 @@ def make_config(
     return config_flags.load_config(layout.recipe(state), overrides)
 
 
-def fingerprint(path: Path) -> str:
+def fingerprint(paths: Sequence[Path]) -> str:
     """SHA-256 of the weights that were read, in hexadecimal."""
-    found = [path]
-    if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.is_file())
     digest = hashlib.sha256()
-    for file in found:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
+    for path in paths:
+        inside = sorted(path.iterdir()) if path.is_dir() else [path]
+        for file in filter(Path.is_file, inside):
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
     return digest.hexdigest()
 
 

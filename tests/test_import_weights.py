@@ -200,5 +200,5 @@ def test_weights_of_another_system_are_named(tmp_path):
     files.write_safetensors(
         {"visual.proj": np.zeros(3)}, tmp_path / "model.safetensors"
     )
-    with pytest.raises(UserError, match="state dict of MedCLIP or GLoRIA"):
+    with pytest.raises(UserError, match="state dict of MedCLIP, GLoRIA, CXR-BERT"):
         run_import("swin", tmp_path)

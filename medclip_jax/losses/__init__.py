@@ -10,6 +10,7 @@ stand.
 """
 
 from medclip_jax.losses.infonce import infonce_loss
+from medclip_jax.losses.masked_tokens import masked_token_losses
 from medclip_jax.losses.nt_xent import nt_xent_loss
 from medclip_jax.losses.queue import Queue, enqueued, queue_loss
 from medclip_jax.losses.semantic_matching import (
@@ -26,6 +27,7 @@ __all__ = [
     "enqueued",
     "infonce_loss",
     "label_similarity",
+    "masked_token_losses",
     "nt_xent_loss",
     "queue_loss",
     "semantic_matching_loss",

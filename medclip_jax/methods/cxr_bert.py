@@ -33,14 +33,13 @@ from medclip_jax.methods.interface import (
 from medclip_jax.methods.masked_words import MaskedWords, named_loss
 from medclip_jax.methods.towers import (
     init_tower,
+    keys_of_two,
     l2_normalize,
     run_tower,
+    side_by_side,
     text_encoder_of,
 )
 from medclip_jax.models.heads import TextHead, TokenMLP
-
-# What a second section draws for, within its report's key.
-_SECOND = 203
 
 
 @dataclass(frozen=True)
@@ -99,23 +98,20 @@ class CXRBERT:
     def encode(
         self, variables: Variables, batch: Batch, keys: ExampleKeys | None, train: bool
     ) -> tuple[Features, State]:
-        first = batch["texts"]
-        keys_M = keys.texts_M if keys else None
+        texts, keys_M = batch["texts"], keys.texts_M if keys else None
         if not self.matching_weight:
-            alone = self.masked_words.run(variables, first, keys_M, train)
-            return Features(None, named=alone), {}
-        second = {
-            name.removeprefix("second_"): array
-            for name, array in first.items()
-            if name.startswith("second_")
-        }
-        of_second = None if keys_M is None else _folded(keys_M, _SECOND)
-        texts, named = [], []
-        for section, drawn in ((first, keys_M), (second, of_second)):
-            texts.append(self._embed(variables, section, drawn, train))
-            named.append(self.masked_words.run(variables, section, drawn, train))
-        both = jax.tree.map(lambda *a: jnp.concatenate(a, axis=1), *named)
-        return Features(None, texts[0], second_texts=texts[1], named=both), {}
+            named = self.masked_words.run(variables, texts, keys_M, train)
+            return Features(None, named=named), {}
+        # Both sections of a report in one pass: a gradient of the table, not two.
+        both = {name: side_by_side(texts[name], texts[f"second_{name}"])
+                for name in texts if not name.startswith("second_")}  # fmt: skip
+        keys_B = None if keys_M is None else keys_of_two(keys_M)
+        embedded = self._embed(variables, both, keys_B, train)
+        named = self.masked_words.run(variables, both, keys_B, train)
+        one, other = (jax.tree.map(lambda a, n=n: a[n::2], embedded) for n in range(2))
+        length = named.named_BxT.shape[1]
+        named = jax.tree.map(lambda a: a.reshape(-1, 2 * length), named)
+        return Features(None, one, second_texts=other, named=named), {}
 
     def objective(
         self,
@@ -177,7 +173,3 @@ class CXRBERT:
         return TextEmbedding(
             l2_normalize(projected.joint_BxD), features.words_BxTxC, texts["mask_BxT"]
         )
-
-
-def _folded(keys_M: jax.Array, use: int) -> jax.Array:
-    return jax.vmap(lambda key: jax.random.fold_in(key, use))(keys_M)

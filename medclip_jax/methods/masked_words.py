@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from medclip_jax.errors import UserError
+from medclip_jax.losses import masked_token_losses
 from medclip_jax.methods.interface import Metrics, NamedWords, Variables
 from medclip_jax.methods.towers import apply_module, tower_state
 from medclip_jax.models.mlm import MaskedTokens, mask_words
@@ -75,13 +76,9 @@ class MaskedWords:
           key: PRNG key.
           patches_dim: width of the patches, for a head that reads them.
         """
-        dim, size = self.text_encoder.feature_dim, self.head.vocab_size
-        ids = jnp.zeros((1, 1), jnp.int32)
+        dim = self.text_encoder.feature_dim
         patches = jnp.zeros((1, 1, patches_dim)) if patches_dim else None
-        made = self.head.init(
-            key, jnp.zeros((1, 1, dim)), jnp.zeros((size, dim)), ids, ids > 0, patches
-        )
-        return made["params"]
+        return self.head.init(key, jnp.zeros((1, 1, dim)), patches)["params"]
 
     def run(
         self,
@@ -125,15 +122,12 @@ class MaskedWords:
             train=train,
             keys_B=drop_M,
         )
-        made: Any = self.head.apply(
-            {"params": params["masked_words"]},
-            features.words_BxTxC,
-            tower["word_embedding"],
-            ids_BxT,
-            named_BxT,
-            patches_BxPxD,
+        said: Any = self.head.apply(
+            {"params": params["masked_words"]}, features.words_BxTxC, patches_BxPxD
         )
-        losses_BxT, right_BxT = made
+        losses_BxT, right_BxT = masked_token_losses(
+            said[0], tower["word_embedding"], said[1], ids_BxT, named_BxT
+        )
         return NamedWords(losses_BxT, right_BxT, named_BxT)
 
     def forward_flops(self, length: int) -> int:

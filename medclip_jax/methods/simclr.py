@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from medclip_jax.losses import nt_xent_loss
 from medclip_jax.methods.image_only import ImageOnly, two_views
@@ -26,7 +25,7 @@ from medclip_jax.methods.interface import (
     State,
     Variables,
 )
-from medclip_jax.methods.towers import image_encoder_of
+from medclip_jax.methods.towers import image_encoder_of, keys_of_two, side_by_side
 from medclip_jax.models.heads import ProjectionMLP
 
 
@@ -59,11 +58,8 @@ class SimCLR(ImageOnly):
     def encode(
         self, variables: Variables, batch: Batch, keys: ExampleKeys | None, train: bool
     ) -> tuple[Features, State]:
-        films, keys_B = batch["films"], None
-        if keys is not None:
-            own = [jax.vmap(lambda key, n=n: jax.random.fold_in(key, n))(keys.images_N)
-                   for n in range(2)]  # fmt: skip
-            keys_B = side_by_side(*own)
+        films = batch["films"]
+        keys_B = None if keys is None else keys_of_two(keys.images_N)
         both_BxHxWx3 = side_by_side(films["current_BxHxWx3"], films["second_BxHxWx3"])
         images, state = self.embed(variables, both_BxHxWx3, keys_B, train)
         one, other = (jax.tree.map(lambda a, n=n: a[n::2], images) for n in range(2))
@@ -89,8 +85,3 @@ class SimCLR(ImageOnly):
     def loss_flops(self, spec: Spec, batch: int) -> float:
         """As of a dual encoder, of 2N views with each other."""
         return 6 * 4 * 2.0 * (2 * batch) ** 2 * self.image_head.dim
-
-
-def side_by_side(one: jax.Array, other: jax.Array) -> jax.Array:
-    """Rows in turn, [N, ...] and [N, ...] -> [2N, ...]: each device keeps its own."""
-    return jnp.stack([one, other], axis=1).reshape(2 * len(one), *one.shape[1:])

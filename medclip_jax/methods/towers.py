@@ -179,3 +179,16 @@ def text_encoder_of(config: Any) -> nn.Module:
     model = config.model
     text = {k: v for k, v in model.text.items() if k not in ("pretrained", "tokenizer")}
     return build_text_encoder({**text, **shared_fields(model)})
+
+
+def side_by_side(one: jax.Array, other: jax.Array) -> jax.Array:
+    """Rows in turn, [N, ...] and [N, ...] -> [2N, ...]: each device keeps its own."""
+    return jnp.stack([one, other], axis=1).reshape(2 * len(one), *one.shape[1:])
+
+
+def keys_of_two(keys_N: jax.Array) -> jax.Array:
+    """Keys of the rows of `side_by_side`, [N] -> [2N]: each draws for itself."""
+    own = [
+        jax.vmap(lambda key, n=n: jax.random.fold_in(key, n))(keys_N) for n in range(2)
+    ]
+    return side_by_side(*own)

@@ -10,7 +10,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from medclip_jax.models.layers import (
     LayerNorm,
@@ -23,8 +22,6 @@ from medclip_jax.models.layers import (
 
 HIDDEN, REPLACED = 0.8, 0.1
 """Of the chosen pieces, how many become [MASK] and how many another; the rest stay."""
-LOGITS = 1 << 24
-"""Logits of a chunk of the loss, 64 MiB."""
 
 
 def mask_words(
@@ -102,15 +99,15 @@ class ReadsPatches(nn.Module):
 
 
 class MaskedTokens(nn.Module):
-    """BERT's head: a layer, then products with the table of words and a bias.
+    """BERT's head: a layer, before products with the table of words and a bias.
 
     Reference: transformers/models/bert/modeling_bert.py (BertLMPredictionHead).
 
     Attributes:
       vocab_size: pieces of the vocabulary.
-      patch_heads: heads of the attention to a film's patches; 0: words alone.
       epsilon: of LayerNorm.
-      dtype: compute dtype of the layer; logits are float32.
+      dtype: compute dtype.
+      patch_heads: heads of the attention to a film's patches; 0: words alone.
     """
 
     vocab_size: int
@@ -120,25 +117,16 @@ class MaskedTokens(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        states_BxTxC: jax.Array,
-        table_VxC: jax.Array,
-        ids_BxT: jax.Array,
-        named_BxT: jax.Array,
-        patches_BxPxD: jax.Array | None = None,
+        self, states_BxTxC: jax.Array, patches_BxPxD: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """Cross-entropies of pieces; logits are made some tokens at a time.
+        """What `losses.masked_token_losses` takes.
 
         Args:
           states_BxTxC: of the text encoder, of the ids that were hidden.
-          table_VxC: its word embedding.
-          ids_BxT: what the pieces were.
-          named_BxT: which are to be named.
           patches_BxPxD: of the texts' films, for a head that reads them.
 
         Returns:
-          losses_BxT float32, 0 where nothing is to be named; and whether the highest
-          logit is the right one, bool [B, T], False there.
+          [B, T, C] in the compute dtype, and the bias of each word, float32 [V].
         """
         dim = states_BxTxC.shape[-1]
         if self.patch_heads:
@@ -152,23 +140,4 @@ class MaskedTokens(nn.Module):
         bias_V = self.param(
             "bias", named(nn.initializers.zeros_init(), "vocab"), (self.vocab_size,)
         )
-
-        @jax.checkpoint
-        def of_token(token: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            hidden_BxC, ids_B = token
-            logits_BxV = jnp.matmul(
-                hidden_BxC.astype(self.dtype),
-                table_VxC.astype(self.dtype).T,
-                preferred_element_type=jnp.float32,
-            )
-            logits_BxV = logits_BxV + bias_V
-            own_B = jnp.take_along_axis(logits_BxV, ids_B[:, None], axis=1)[:, 0]
-            losses_B = jax.nn.logsumexp(logits_BxV, axis=1) - own_B
-            return losses_B, logits_BxV.argmax(axis=1) == ids_B
-
-        losses_TxB, right_TxB = lax.map(
-            of_token,
-            (hidden_BxTxC.swapaxes(0, 1), ids_BxT.T),
-            batch_size=max(1, LOGITS // (len(ids_BxT) * self.vocab_size)),
-        )
-        return jnp.where(named_BxT, losses_TxB.T, 0.0), right_TxB.T & named_BxT
+        return hidden_BxTxC, jnp.asarray(bias_V)

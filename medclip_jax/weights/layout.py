@@ -45,6 +45,10 @@ KINDS: dict[str, tuple[Callable, Callable]] = {
     "pointwise": (lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None]),
     # [1, rows, columns] <-> [rows, columns]
     "batched": (lambda x: x[0], lambda x: x[None]),
+    # [rows, 1, columns] <-> [rows, columns]
+    "rows": (lambda x: x[:, 0], lambda x: x[:, None]),
+    # [1, channels, 1, 1] <-> [channels]
+    "channels": (lambda x: x[0, :, 0, 0], lambda x: x[None, :, None, None]),
 }
 
 

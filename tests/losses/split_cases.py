@@ -20,7 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from medclip_jax.losses import Queue, nt_xent_loss, queue_loss, ring
+from medclip_jax.losses import (
+    Queue,
+    masked_token_losses,
+    nt_xent_loss,
+    queue_loss,
+    ring,
+)
+from medclip_jax.losses import masked_tokens as masked
 from medclip_jax.losses.cycle import cycle_loss
 from medclip_jax.losses.prototypes import prototype_loss
 from medclip_jax.losses.token_alignment import (
@@ -91,7 +98,18 @@ def queue(arrays):
     return queue_loss(regions, words, keys, 5.0, arrays["image_weight"])
 
 
+def masked_tokens(arrays):
+    masked.LOGITS = 16 * 3  # three pieces a tile, of two texts of five a device
+    ids = jnp.arange(80, dtype=jnp.int32).reshape(16, 5) % 16
+    losses_BxT, _ = masked_token_losses(
+        arrays["words"], arrays["regions"][:, 0], arrays["regions"][:, 1, 0], ids,
+        arrays["mask"] > 0,
+    )  # fmt: skip
+    return (losses_BxT * arrays["text_weight"][:, None]).sum()
+
+
 CASES = {
+    "masked tokens": masked_tokens,
     "token alignment": token_alignment,
     "prototypes": prototypes,
     "cycles": cycles,

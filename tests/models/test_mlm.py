@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from medclip_jax.losses import masked_tokens
 from medclip_jax.models import mlm
 
 B, T, VOCAB, MASK = 400, 12, 50, 4
@@ -90,9 +91,10 @@ def test_the_head_equals_transformers(monkeypatch):
     expected = np.where(chosen, expected.detach().numpy().reshape(3, 7), 0)
     head = mlm.MaskedTokens(VOCAB)
     for most in (1, 3 * VOCAB * 4, 1 << 24):  # a token at a time, some, all
-        monkeypatch.setattr(mlm, "LOGITS", most)
-        losses, right = head.apply(
-            {"params": params}, states, state["decoder.weight"], ids, chosen
+        monkeypatch.setattr(masked_tokens, "LOGITS", most)
+        said, bias = head.apply({"params": params}, states)
+        losses, right = masked_tokens.masked_token_losses(
+            said, state["decoder.weight"], bias, ids, chosen
         )
         np.testing.assert_allclose(losses, expected, atol=1e-4)
         best = logits.argmax(-1).numpy() == ids
@@ -105,6 +107,13 @@ def test_the_table_learns_from_both_ends():
     states = jnp.ones((2, 3, 16))
     ids, chosen = jnp.zeros((2, 3), jnp.int32), jnp.ones((2, 3), bool)
     table = jax.random.normal(jax.random.key(0), (VOCAB, 16))
-    params = nn.meta.unbox(head.init(jax.random.key(1), states, table, ids, chosen))
-    by_table = jax.grad(lambda t: head.apply(params, states, t, ids, chosen)[0].sum())
+    params = nn.meta.unbox(head.init(jax.random.key(1), states))
+    said, bias = head.apply(params, states)
+
+    def loss(table):
+        return masked_tokens.masked_token_losses(said, table, bias, ids, chosen)[
+            0
+        ].sum()
+
+    by_table = jax.grad(loss)
     assert np.abs(by_table(table)).min(axis=1).max() > 0

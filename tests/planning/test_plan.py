@@ -273,6 +273,8 @@ RECIPES = {
     "clip.py:vit": "vit",
     "siglip.py:vit": "vit",
     "convirt.py:paper": "resnet",
+    "cxr_bert.py:general": "resnet",
+    "cxr_bert.py:matching": "resnet",
     "biovil.py:paper": "resnet",
     "biovil.py:local": "resnet",
     "biovil_t.py:paper": "resnet",
@@ -296,7 +298,7 @@ def test_every_full_size_recipe_is_among_them():
             config_of(f"{name}.py:no such variant")
         has = str(refused.value).split("this config has ")[1].split(" (written")[0]
         full = {of for of in has.split(", ") if of[:4] not in ("demo", "pack")}
-        assert {of for of in RECIPES if of.startswith(name)} == {
+        assert {of for of in RECIPES if of.startswith(f"{name}.py")} == {
             f"{name}.py:{variant}" for variant in full
         }
 
@@ -321,5 +323,9 @@ def test_recipes_compile_for_a_tpu(recipe, tmp_path, capsys):
     assert figures["memory_seconds"] > figures["compute_seconds"] > 0
     sent = sum(of["sent_bytes"] for of in figures["collectives"])
     least = sum(figures["sent_bytes_at_least"].values())
+    # Who hides words reads the table of words in two passes and at the end, and each
+    # sends the table's gradient whole, as an all-reduce over the four chips.
+    config = config_of(recipe)
+    table = 4 * config.model.text.vocab_size * 768 * 2 * 3 / 4 if "mlm" in config else 0
     # Were activations sent for want of whole parameters, it would be many times that.
-    assert sent < 3 * least
+    assert sent < 3 * least + 2 * table
