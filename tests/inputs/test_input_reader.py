@@ -453,3 +453,78 @@ def test_both_films_are_cut_alike(tokenizer):
     films = inputs.batch(0)["films"]
     assert films["has_prior_B"].all()
     np.testing.assert_array_equal(films["current_BxHxWx1"], films["prior_BxHxWx1"])
+
+
+def texts_of(inputs, step):
+    """(first, second) of each report in a batch, as words."""
+    texts = inputs.batch(step)["texts"]
+    return [
+        tuple(
+            ids_to_words(inputs._tokenizer, texts[f"{of}ids_BxT"][row])
+            for of in inputs.options.texts
+        )
+        for row in range(len(texts["ids_BxT"]))
+    ]
+
+
+def test_reports_alone(tokenizer):
+    inputs = make(tokenizer, {"view": "reports", "text_length": 64}, batch=8)
+    batch = inputs.batch(0)
+    assert batch["films"] == {} and not inputs.films_of(0, 3).any()
+    assert batch["image_weight_N"].shape == (0,) and batch["text_weight_M"].all()
+    assert inputs.view.n_texts == (inputs.catalog.report_count_R > 0).sum()
+    drawn = inputs.view.rows(np.arange(8), np.arange(8)).report_M
+    store = inputs._texts
+    for (text,), report in zip(texts_of(inputs, 0), drawn):
+        assert text == " ".join(store.sentences((int(report), -1))).lower()
+    assert "films of" not in inputs.describe().split("batch:")[1].split(";")[0]
+
+
+def test_two_sections_of_a_report(tokenizer):
+    both = {"view": "sections", "sections": ("findings", "impression")}
+    inputs = make(tokenizer, {**both, "text_length": 64}, batch=8)
+    has_all = inputs.catalog.report_has_all_R
+    assert inputs.view.n_texts == has_all.sum()
+    drawn = inputs.view.rows(np.arange(8), np.arange(8)).report_M
+    assert has_all[drawn].all()
+    for texts, report in zip(texts_of(inputs, 0), drawn):
+        dataset = inputs._datasets[inputs.catalog.report_dataset_R[report]]
+        record = dataset.reports[int(inputs.catalog.report_row_R[report])]
+        for text, name in zip(texts, inputs.options.sections):
+            own = [
+                sentence
+                for sentence, of in zip(
+                    record["sentences"], record["sentence_sections"]
+                )
+                if of == name
+            ]
+            assert text == " ".join(own).lower() != ""
+    # With a section that some reports lack, these are left out.
+    rare = {"view": "sections", "sections": ("findings", "history")}
+    fewer = make(tokenizer, rare, batch=4)
+    assert 0 < fewer.view.n_texts < len(fewer.catalog.report_count_R)
+    with pytest.raises(UserError, match="sections must be two"):
+        make(tokenizer, {"view": "sections", "sections": ()})
+    with pytest.raises(UserError, match="no report has sections findings and nowhere"):
+        make(tokenizer, {"view": "sections", "sections": ("findings", "nowhere")})
+
+
+def test_sentences_are_shuffled_anew(tokenizer):
+    more = {"view": "reports", "text_length": 64, "sections": ()}
+    plain = make(tokenizer, more, batch=8)
+    shuffled = make(tokenizer, {**more, "shuffle_sentences": True}, batch=8)
+    epochs = range(0, 12, 4)
+    changed = 0
+    for step in epochs:
+        for (one,), (other,) in zip(texts_of(plain, step), texts_of(shuffled, step)):
+            assert sorted(one.split()) == sorted(other.split())
+            changed += one != other
+    assert changed > 6
+    again = make(tokenizer, {**more, "shuffle_sentences": True}, batch=8)
+    assert equal(shuffled.batch(3), again.batch(3))
+    parts = make(
+        tokenizer, {**more, "shuffle_sentences": True}, batch=8, parts=((1,), 2)
+    ).batch(3)
+    np.testing.assert_array_equal(
+        parts["texts"]["ids_BxT"], again.batch(3)["texts"]["ids_BxT"][4:]
+    )
