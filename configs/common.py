@@ -58,6 +58,7 @@ VIT_SMALL = {
     "heads": 6,
     "mlp": 1536,
 }
+VIT_BASE = {**VIT_SMALL, "dim": 768, "heads": 12, "mlp": 3072}
 
 
 def base_config(method: str) -> ConfigDict:

@@ -22,7 +22,7 @@ from medclip_jax.methods import registry
 from medclip_jax.runtime import workdir as workdir_lib
 from medclip_jax.runtime.checkpoint import Checkpoints
 from medclip_jax.runtime.state import TrainState
-from medclip_jax.weights import biovil, files, gloria, medclip
+from medclip_jax.weights import biovil, files, gloria, medclip, mgca
 
 HELP = """examples:
   medclip-jax import --weights medclip-vit/pytorch_model.bin \\
@@ -30,12 +30,12 @@ HELP = """examples:
   medclip-jax evaluate --workdir runs/medclip-vit --data shards --out report
   medclip-jax import --weights gloria/state_dict.pt \\
       --tokenizer emilyalsentzer/Bio_ClinicalBERT --out runs/gloria
-  medclip-jax import --weights biovil_t_image_model_proj_size_128.pt pytorch_model.bin \
+  medclip-jax import --weights biovil_t_image_model_proj_size_128.pt pytorch_model.bin \\
       --tokenizer microsoft/BiomedVLP-BioViL-T --out runs/biovil_t
 
-The weights of MedCLIP, GLoRIA, CXR-BERT, BioViL and BioViL-T are known, told apart by
-their keys. CXR-BERT is the text model's file alone. GLoRIA's checkpoint
-pickles settings beside its weights, and nothing but tensors is read here. Where GLoRIA's
+The weights of MedCLIP, GLoRIA, MGCA, CXR-BERT, BioViL and BioViL-T are known, told apart
+by their keys. CXR-BERT is the text model's file alone. GLoRIA's and MGCA's checkpoints
+pickle settings beside their weights, and nothing but tensors is read here. Where their
 own environment is at hand, save these alone:
   python -c "import torch; torch.save(torch.load('chexpert_resnet50.ckpt')['state_dict'],
       'state_dict.pt')"
@@ -45,7 +45,7 @@ The official tokenizer lower-cases although its vocabulary is cased: so does thi
 unless --keep_case is given. Other sizes than the published ones by --config.KEY=VALUE,
 as in train."""
 
-LAYOUTS = (medclip, gloria, biovil)
+LAYOUTS = (medclip, gloria, mgca, biovil)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -138,9 +138,9 @@ def layout_of(state: Mapping[str, np.ndarray], path: str) -> Any:
             return layout
     anchors = " or ".join(layout.ANCHOR for layout in LAYOUTS)
     raise UserError(
-        f"{path}: expected an official state dict of MedCLIP, GLoRIA, CXR-BERT, BioViL or "
-        f"BioViL-T, with a key such as {anchors}; found {len(state)} keys, the first of which are "
-        f"{sorted(state)[:3]}"
+        f"{path}: expected an official state dict of MedCLIP, GLoRIA, MGCA, CXR-BERT, "
+        f"BioViL or BioViL-T, with a key such as {anchors}; found {len(state)} keys, "
+        f"the first of which are {sorted(state)[:3]}"
     )
 
 

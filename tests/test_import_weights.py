@@ -10,7 +10,7 @@ from medclip_jax import run as run_lib
 from medclip_jax.errors import UserError
 from medclip_jax.inputs.tokens import Tokenizer
 from medclip_jax.methods import registry
-from medclip_jax.weights import files, gloria, medclip
+from medclip_jax.weights import files, gloria, medclip, mgca
 from medclip_jax.weights.layout import flatten
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "Heart", "heart", "size"]
@@ -196,9 +196,53 @@ def test_gloria_s_weights(tmp_path):
         )
 
 
+def test_mgca_s_weights(tmp_path):
+    """Of the ViT, told by its keys; as the official code has it, at length 1."""
+    options = [
+        *(f"--config.model.image.{of}" for of in ("dim=16", "depth=2", "heads=2")),
+        *("--config.model.image.mlp=24", "--config.mgca.hidden=20", *COMMON),
+    ]
+    anchor = {"img_encoder_q.model.pos_embed": np.zeros(1)}
+    config = import_weights.make_config(mgca, anchor, options, None)
+    shapes = meta.unbox(
+        jax.eval_shape(
+            run_lib.initializer(config, registry.build(config)), jax.random.key(0)
+        )
+    )
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(
+        lambda s: np.float32(0.1 + 0.3 * abs(rng.standard_normal(s.shape))), shapes
+    )
+    # What the released file has besides.
+    unused = {
+        "word_local_atten_layer.in_proj_weight": np.zeros((36, 12)),
+        "patch_local_atten_layer.out_proj.bias": np.zeros(12),
+        "text_encoder_q.model.embeddings.position_ids": np.zeros((1, 16)),
+    }
+    state = {**mgca.to_torch(variables), **unused}
+    files.write_safetensors(state, tmp_path / "model.safetensors")
+    Tokenizer.from_vocabulary(VOCABULARY).save(tmp_path / "tokenizer")
+    argv = ["--weights", str(tmp_path / "model.safetensors")]
+    argv += ["--tokenizer", str(tmp_path / "tokenizer")]
+    argv += ["--out", str(tmp_path / "workdir"), *options]
+    assert import_weights.main(argv) == 0
+    run = run_lib.open_run(tmp_path / "workdir", "latest")
+    assert run.config.model.text.one_position and run.config.mgca.shifted_words
+    assert run.method.attention == "cosines" and run.method.sum_directions
+    assert run.method.text_head.shifted
+    back = mgca.to_torch(jax.device_get(run.variables))
+    assert back.keys() | unused.keys() == state.keys()
+    prototypes = state["prototype_layer.weight"]
+    prototypes /= np.linalg.norm(prototypes, axis=1, keepdims=True)
+    for key, value in back.items():
+        np.testing.assert_allclose(value, state[key], rtol=1e-6, err_msg=key)
+
+
 def test_weights_of_another_system_are_named(tmp_path):
     files.write_safetensors(
         {"visual.proj": np.zeros(3)}, tmp_path / "model.safetensors"
     )
-    with pytest.raises(UserError, match="state dict of MedCLIP, GLoRIA, CXR-BERT"):
+    with pytest.raises(
+        UserError, match="state dict of MedCLIP, GLoRIA, MGCA, CXR-BERT"
+    ):
         run_import("swin", tmp_path)

@@ -28,10 +28,12 @@ SCORE_BLOCK = 512
 LOCAL_FIELDS = (
     "patches_BxPxC",
     "local_BxPxD",
+    "local_weight_BxP",
     "words_BxTxC",
     "word_mask_BxT",
     "local_BxWxD",
     "local_mask_BxW",
+    "local_weight_BxW",
 )
 
 

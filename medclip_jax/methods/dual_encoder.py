@@ -22,6 +22,7 @@ from medclip_jax.methods.interface import (
 )
 from medclip_jax.methods.towers import init_tower, l2_normalize, merged, run_tower
 from medclip_jax.models.heads import TEXT_POOLS, ImageHead, TextHead, TextPool
+from medclip_jax.models.resize import resize_corners
 
 FIRST_TOKEN = ("cls", "pooler")  # poolings that read nothing else of the last layer
 MAX_LOG_SCALE = 4.605170  # log 100, the clamp of CLIP and of MedCLIP
@@ -39,6 +40,7 @@ class DualEncoder:
       view: default view of the data.
       prompt_pooling: how the logits of a class's prompts become one: their mean
         (MedCLIP's ensemble) or their maximum.
+      resize_to: side that films are brought to within the model; 0 leaves them.
     """
 
     image_encoder: nn.Module
@@ -47,6 +49,7 @@ class DualEncoder:
     text_head: nn.Module
     view: str = "pairs"
     prompt_pooling: Literal["mean", "max"] = "mean"
+    resize_to: int = 0
 
     def init(self, key: jax.Array, spec: Spec) -> Variables:
         """Random variables, boxed with logical axis names.
@@ -72,7 +75,10 @@ class DualEncoder:
 
     def image_inputs(self, films: Mapping[str, jax.Array]) -> tuple[Any, ...]:
         """What the image encoder is called with; by default the current films."""
-        return (films["current_BxHxWx3"],)
+        films_BxHxWx3 = films["current_BxHxWx3"]
+        if not self.resize_to:
+            return (films_BxHxWx3,)
+        return (resize_corners(films_BxHxWx3, self.resize_to),)
 
     def blank_films(self, films_BxHxWx3: jax.Array) -> tuple[Any, ...]:
         """All that it can be called with, to initialise it."""
@@ -126,7 +132,7 @@ class DualEncoder:
     def forward_flops(self, spec: Spec) -> int:
         """Multiply-adds x 2 of the two encoders for one image and one text."""
         image = self.image_encoder.forward_flops(
-            spec.image_size, **self.asked("image", True)
+            self.resize_to or spec.image_size, **self.asked("image", True)
         )
         return image + self.text_encoder.forward_flops(
             spec.text_length, **self.asked("text", True)
@@ -175,6 +181,7 @@ class DualEncoder:
             l2_normalize(projected.joint_BxD),
             features.patches_BxPxC,
             projected.local_BxLxD,
+            projected.weight_BxL,
             grid=projected.grid,
         )
         return embedding, state
@@ -196,6 +203,7 @@ class DualEncoder:
             texts["mask_BxT"],
             projected.local_BxLxD,
             projected.mask_BxL,
+            projected.weight_BxL,
         )
         return embedding, state
 

@@ -40,7 +40,6 @@ from medclip_jax.methods.interface import (
 from medclip_jax.methods.towers import build_towers
 from medclip_jax.models.features import ImageFeatures, TextFeatures
 from medclip_jax.models.heads import Projected, linear_head
-from medclip_jax.models.resize import resize_corners
 from medclip_jax.models.words import join_pieces
 
 Similarity = Literal["both", "global", "local"]
@@ -61,12 +60,7 @@ class RegionsHead(nn.Module):
 
     @nn.compact
     def __call__(self, features: ImageFeatures, *, train: bool) -> Projected:
-        regions_BxRxC, grid = features.patches_BxPxC, features.grid
-        if features.stages:
-            map_BxHxWxC = features.stages[self.stage - 1]
-            batch, height, width, channels = map_BxHxWxC.shape
-            grid = (height, width)
-            regions_BxRxC = map_BxHxWxC.reshape(batch, height * width, channels)
+        regions_BxRxC, grid = features.map_of(self.stage)
         return Projected(
             linear_head(self.dim, bias=True, name="global")(features.trunk_BxF),
             linear_head(self.dim, name="local")(regions_BxRxC),
@@ -108,7 +102,6 @@ class GLoRIA(DualEncoder):
     words: how words and regions are compared in training.
     scale: factor of global cosines and of local scores; the official temp3.
     global_weight, local_weight: of the two losses.
-    resize_to: side that films are brought to within the model, 0 leaves them.
     similarity: what a film and a text are scored by.
     window: which slots a score looks at. "words": the text's words. "characters": as
       many slots as the text has characters, as in the official code, so that [SEP] and
@@ -119,7 +112,6 @@ class GLoRIA(DualEncoder):
     scale_of_pairs: float = 10.0
     global_weight: float = 1.0
     local_weight: float = 1.0
-    resize_to: int = 0
     similarity: Similarity = "both"
     window: Window = "words"
     prompt_zscore: bool = True
@@ -177,12 +169,6 @@ class GLoRIA(DualEncoder):
         """Whether `embed_texts` wants `characters_B`, the length of each text."""
         return self.window == "characters"
 
-    def image_inputs(self, films: Mapping[str, jax.Array]) -> tuple[Any, ...]:
-        films_BxHxWx3 = films["current_BxHxWx3"]
-        if not self.resize_to:
-            return (films_BxHxWx3,)
-        return (resize_corners(films_BxHxWx3, self.resize_to),)
-
     def scale(self, variables: Variables) -> jax.Array:
         return jnp.float32(self.scale_of_pairs)
 
@@ -233,10 +219,6 @@ class GLoRIA(DualEncoder):
         best = dataclasses.replace(self.words, aggregate="max")
         local_NxM = best.scores(*local(images, texts))
         return local_NxM if self.similarity == "local" else (local_NxM + global_NxM) / 2
-
-    def forward_flops(self, spec: Spec) -> int:
-        side = self.resize_to or spec.image_size
-        return super().forward_flops(spec._replace(image_size=side))
 
     def loss_flops(self, spec: Spec, batch: int) -> float:
         """Besides: words with regions, and what they find, in four passes each."""

@@ -46,6 +46,8 @@ class ImageEmbedding:
       None where the method has none.
     local_BxPxD: the patches in the joint space, float32 of any length; None where
       there is none.
+    local_weight_BxP: float32, how much the tower looks at each; None where it does not
+      tell.
     grid: height and width of the map in patches; their product is P.
     """
 
@@ -53,6 +55,7 @@ class ImageEmbedding:
     joint_BxD: jax.Array | None = None
     patches_BxPxC: jax.Array | None = None
     local_BxPxD: jax.Array | None = None
+    local_weight_BxP: jax.Array | None = None
     grid: tuple[int, int] = flax.struct.field(pytree_node=False, default=(0, 0))
 
 
@@ -65,6 +68,8 @@ class TextEmbedding:
     local_BxWxD: words in the joint space, float32 of any length; None where there is
       none.
     local_mask_BxW: 1 for a word that takes part, 0 for one that does not.
+    local_weight_BxW: float32, how much the tower looks at each; None where it does not
+      tell.
     """
 
     joint_BxD: jax.Array
@@ -72,6 +77,7 @@ class TextEmbedding:
     word_mask_BxT: jax.Array | None = None
     local_BxWxD: jax.Array | None = None
     local_mask_BxW: jax.Array | None = None
+    local_weight_BxW: jax.Array | None = None
 
 
 @flax.struct.dataclass

@@ -11,6 +11,7 @@ from medclip_jax.methods.cxr_bert import CXRBERT
 from medclip_jax.methods.gloria import GLoRIA
 from medclip_jax.methods.interface import Method
 from medclip_jax.methods.medclip import MedCLIP
+from medclip_jax.methods.mgca import MGCA
 from medclip_jax.methods.moco import MoCo
 from medclip_jax.methods.siglip import SigLIP
 from medclip_jax.methods.simclr import SimCLR
@@ -24,6 +25,7 @@ METHODS: dict[str, Any] = {
     "cxr_bert": CXRBERT,
     "gloria": GLoRIA,
     "medclip": MedCLIP,
+    "mgca": MGCA,
     "moco": MoCo,
     "siglip": SigLIP,
     "simclr": SimCLR,

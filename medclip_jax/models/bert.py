@@ -23,6 +23,7 @@ from medclip_jax.models.layers import (
     run_layers,
     split_heads,
 )
+from medclip_jax.models.token_attention import first_token_weights
 
 # Numbers of the dropout sites within a layer; site 0 of layer 0 is the embedding.
 _SITES = 4
@@ -35,6 +36,7 @@ class BertLayer(nn.Module):
 
     Attributes:
       first_only: gives the first token alone, [B, 1, C]; the others are attended to.
+      tells: gives besides how much the first token attends to each, [B, T].
     """
 
     heads: int
@@ -46,6 +48,7 @@ class BertLayer(nn.Module):
     attention: str
     dtype: Any = jnp.float32
     first_only: bool = False
+    tells: bool = False
 
     @nn.compact
     def __call__(
@@ -54,7 +57,7 @@ class BertLayer(nn.Module):
         index: int | jax.Array,
         mask_BxT: jax.Array,
         keys_B: jax.Array | None,
-    ) -> jax.Array:
+    ) -> Any:
         dim, site = x_BxTxC.shape[-1], index * _SITES
 
         def linear(out: int, axes: tuple[str, str], name: str) -> nn.Dense:
@@ -82,7 +85,8 @@ class BertLayer(nn.Module):
         x = norm("attention_norm")(asked + dropout(y, self.dropout, keys_B, site + 2))
         y = gelu(linear(self.mlp, ("embed", "mlp"), "mlp_in")(x))
         y = linear(dim, ("mlp", "embed"), "mlp_out")(y)
-        return norm("mlp_norm")(x + dropout(y, self.dropout, keys_B, site + 3))
+        x = norm("mlp_norm")(x + dropout(y, self.dropout, keys_B, site + 3))
+        return (x, first_token_weights(query, key, mask_BxT)) if self.tells else x
 
 
 class Bert(nn.Module):
@@ -102,6 +106,10 @@ class Bert(nn.Module):
       remat: recompute each layer in the backward pass.
       scan_layers: run the layers as a loop, compiled once; see `run_layers`.
       attention: "plain", or "cudnn" on a GPU in 16 bit; see `layers.attention`.
+      one_position: every token has the position 0, so that the order of the pieces is
+        not seen. MGCA's text tower has it by an oversight: HKU-MedAI/MGCA,
+        mgca/models/backbones/encoder.py gives token types where positions are read.
+      tells_attention: whether `attended_BxT` is given.
     """
 
     vocab_size: int = 28996
@@ -121,6 +129,8 @@ class Bert(nn.Module):
     remat: bool = False
     scan_layers: bool = False
     attention: str = "plain"
+    one_position: bool = False
+    tells_attention: bool = False
 
     def __post_init__(self):
         if self.dim % self.heads:
@@ -156,7 +166,8 @@ class Bert(nn.Module):
         x_BxTxC = jnp.asarray(words)[ids_BxT]
         is_pad_BxTx1 = (ids_BxT == self.pad_id)[..., None]
         x_BxTxC = jnp.where(is_pad_BxTx1, jax.lax.stop_gradient(x_BxTxC), x_BxTxC)
-        x_BxTxC = x_BxTxC + positions[: ids_BxT.shape[1]] + types[0]
+        used = positions[:1] if self.one_position else positions[: ids_BxT.shape[1]]
+        x_BxTxC = x_BxTxC + used + types[0]
         return LayerNorm(self.epsilon, self.dtype, name="embedding_norm")(x_BxTxC)
 
     @nn.compact
@@ -204,15 +215,20 @@ class Bert(nn.Module):
             self.dtype,
         )
         names = [f"layer_{index}" for index in range(self.layers)]
-        alike = names[:-1] if first_only else names
-        hidden = [x]
+        apart = first_only or self.tells_attention
+        alike = names[:-1] if apart else names
+        hidden, attended_BxT = [x], None
         x, outs = run_layers(
             self, [layer], alike, 1, x, mask_BxT, keys_B, scan=self.scan_layers
         )
         hidden += outs
-        if first_only:
-            last = layer(first_only=True, name=names[-1])
+        if apart:
+            last = layer(
+                first_only=first_only, tells=self.tells_attention, name=names[-1]
+            )
             x = last(x, self.layers, mask_BxT, keys_B)
+            if self.tells_attention:
+                x, attended_BxT = x
             hidden.append(x)
         pooled_BxC = None
         if self.pooler:
@@ -224,7 +240,7 @@ class Bert(nn.Module):
                 std=self.init_std,
             )
             pooled_BxC = jnp.tanh(pooler(x[:, 0]))
-        return TextFeatures(x, tuple(hidden), pooled_BxC)
+        return TextFeatures(x, tuple(hidden), pooled_BxC, attended_BxT)
 
     def forward_flops(self, length: int, first_only: bool = False) -> int:
         """Operations of the matrix products for one text; a multiply-add counts 2."""

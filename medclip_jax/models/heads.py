@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from medclip_jax.models.features import ImageFeatures, TextFeatures
 from medclip_jax.models.layers import LayerNorm, gelu
+from medclip_jax.models.words import whole_words
 
 TextPool = Literal["layers_1_2_last", "pooler", "cls", "max", "mean"]
 TEXT_POOLS = get_args(TextPool)
@@ -24,12 +25,14 @@ class Projected(NamedTuple):
     joint_BxD: of the whole film or text.
     local_BxLxD: of its parts, patches or words; None where there is none.
     mask_BxL: 1 for a part, 0 for padding; None where all are parts.
+    weight_BxL: how much the tower looks at each part; None where it does not tell.
     grid: of patches, height and width; their product is L.
     """
 
     joint_BxD: jax.Array
     local_BxLxD: jax.Array | None = None
     mask_BxL: jax.Array | None = None
+    weight_BxL: jax.Array | None = None
     grid: tuple[int, int] = (0, 0)
 
 
@@ -218,6 +221,102 @@ class TokenHead(nn.Module):
         return Projected(states_BxTxD[:, 0], states_BxTxD, texts["word_ids_BxT"] >= 0)
 
 
+class BatchNormMLP(nn.Module):
+    """Two layers, each with batch norm: of wholes and of parts in MGCA and Med-ST.
+
+    Statistics of parts are over examples and parts, padding too.
+
+    Reference: HKU-MedAI/MGCA, mgca/models/backbones/encoder.py (GlobalEmbedding and
+    LocalEmbedding, whose 1x1 convolutions are linear layers).
+
+    Attributes:
+      dim: width of the joint space.
+      hidden: width of the hidden layer.
+      batch_norm: after each layer, the last one without scale and offset; else none.
+    """
+
+    dim: int
+    hidden: int = 2048
+    batch_norm: bool = True
+
+    @nn.compact
+    def __call__(self, states: jax.Array, *, train: bool) -> jax.Array:
+        """float [..., C] -> float32 [..., D], of any length."""
+        x = _dense(self.hidden, ("embed", "mlp"), name="hidden")(states)
+        if self.batch_norm:
+            x = _batch_norm(train, name="norm")(x)
+        x = _dense(self.dim, ("mlp", "joint"), name="out")(nn.relu(x))
+        if self.batch_norm:
+            x = _batch_norm(train, scale=False, bias=False, name="out_norm")(x)
+        return x
+
+
+class FilmAndPatchesHead(nn.Module):
+    """The pooled feature and the patches of a map, each by a `BatchNormMLP`.
+
+    Attributes:
+      dim, hidden, batch_norm: of the two MLPs.
+      stage: whose map gives the patches, counted from 1; 0 is the last.
+    """
+
+    dim: int
+    hidden: int = 2048
+    batch_norm: bool = True
+    stage: int = 0
+
+    @nn.compact
+    def __call__(self, features: ImageFeatures, *, train: bool) -> Projected:
+        patches_BxPxC, grid = features.map_of(self.stage)
+
+        def mlp(name: str) -> BatchNormMLP:
+            return BatchNormMLP(self.dim, self.hidden, self.batch_norm, name=name)
+
+        return Projected(
+            mlp("global")(features.trunk_BxF, train=train),
+            mlp("local")(patches_BxPxC, train=train),
+            weight_BxL=features.attended_BxP,
+            grid=grid,
+        )
+
+
+class ReportAndWordsHead(nn.Module):
+    """The first token, and whole words after it, each by a `BatchNormMLP`.
+
+    Parts are the words of a text and its [SEP], one token fewer than it is long.
+
+    Attributes:
+      dim, hidden, batch_norm: of the two MLPs.
+      shifted: see `words.whole_words`.
+    """
+
+    dim: int
+    hidden: int = 2048
+    batch_norm: bool = True
+    shifted: bool = False
+
+    @nn.compact
+    def __call__(
+        self, features: TextFeatures, texts: Mapping[str, jax.Array], *, train: bool
+    ) -> Projected:
+        words_BxTxC, mask_BxT, weight_BxT = whole_words(
+            features.words_BxTxC,
+            texts["word_ids_BxT"],
+            texts["mask_BxT"],
+            features.attended_BxT,
+            self.shifted,
+        )
+
+        def mlp(name: str) -> BatchNormMLP:
+            return BatchNormMLP(self.dim, self.hidden, self.batch_norm, name=name)
+
+        return Projected(
+            mlp("global")(words_BxTxC[:, 0], train=train),
+            mlp("local")(words_BxTxC[:, 1:], train=train),
+            mask_BxT[:, 1:],
+            None if weight_BxT is None else weight_BxT[:, 1:],
+        )
+
+
 class ProjectionMLP(nn.Module):
     """Layers with ReLU between them, on the pooled feature of an image: SimCLR, MoCo v2.
 
@@ -251,11 +350,14 @@ class ProjectionMLP(nn.Module):
         return Projected(x_BxD)
 
 
-def _batch_norm(train: bool, *, bias: bool = True, name: str) -> nn.BatchNorm:
+def _batch_norm(
+    train: bool, *, scale: bool = True, bias: bool = True, name: str
+) -> nn.BatchNorm:
     return nn.BatchNorm(
         use_running_average=not train,
         momentum=0.9,
         epsilon=1e-5,
+        use_scale=scale,
         use_bias=bias,
         use_fast_variance=False,
         dtype=jnp.float32,

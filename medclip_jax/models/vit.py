@@ -26,6 +26,7 @@ from medclip_jax.models.layers import (
     sides,
     split_heads,
 )
+from medclip_jax.models.token_attention import first_token_weights
 
 POOLINGS = ("cls", "mean", "pooler")
 _SITES = 4
@@ -38,6 +39,7 @@ class ViTLayer(nn.Module):
 
     Attributes:
       first_only: gives the first token alone, [B, 1, C]; the others are attended to.
+      tells: gives besides how much the first token attends to each, [B, T].
     """
 
     heads: int
@@ -49,11 +51,12 @@ class ViTLayer(nn.Module):
     attention: str
     dtype: Any = jnp.float32
     first_only: bool = False
+    tells: bool = False
 
     @nn.compact
     def __call__(
         self, x_BxTxC: jax.Array, index: int | jax.Array, keys_B: jax.Array | None
-    ) -> jax.Array:
+    ) -> Any:
         dim, site = x_BxTxC.shape[-1], index * _SITES
 
         def linear(out: int, axes: tuple[str, str], name: str) -> nn.Dense:
@@ -83,7 +86,8 @@ class ViTLayer(nn.Module):
         x = x + dropout(y, self.dropout, keys_B, site + 2)
         y = linear(self.mlp, ("embed", "mlp"), "mlp_in")(norm("mlp_norm")(x))
         y = linear(dim, ("mlp", "embed"), "mlp_out")(gelu(y))
-        return x + dropout(y, self.dropout, keys_B, site + 3)
+        x = x + dropout(y, self.dropout, keys_B, site + 3)
+        return (x, first_token_weights(query, key)) if self.tells else x
 
 
 class ViT(nn.Module):
@@ -101,6 +105,7 @@ class ViT(nn.Module):
       remat: recompute each layer in the backward pass.
       scan_layers: run the layers as a loop, compiled once; see `run_layers`.
       attention: "plain", or "cudnn" on a GPU in 16 bit; see `layers.attention`.
+      tells_attention: whether `attended_BxP` is given.
     """
 
     patch: int = 16
@@ -117,6 +122,7 @@ class ViT(nn.Module):
     remat: bool = False
     scan_layers: bool = False
     attention: str = "plain"
+    tells_attention: bool = False
 
     def __post_init__(self):
         if self.pooling not in POOLINGS:
@@ -199,12 +205,19 @@ class ViT(nn.Module):
             self.dtype,
         )
         names = [f"layer_{index}" for index in range(self.depth)]
-        alike = names[:-1] if first_only else names
+        apart, attended_BxP = first_only or self.tells_attention, None
+        alike = names[:-1] if apart else names
         x, _ = run_layers(self, [layer], alike, 1, x, keys_B, scan=self.scan_layers)
-        if first_only:
-            x = layer(first_only=True, name=names[-1])(x, self.depth, keys_B)
+        if apart:
+            last = layer(
+                first_only=first_only, tells=self.tells_attention, name=names[-1]
+            )
+            x = last(x, self.depth, keys_B)
+            if self.tells_attention:
+                x, attended_BxT = x
+                attended_BxP = attended_BxT[:, 1:]
         x = LayerNorm(self.epsilon, self.dtype, name="norm")(x)
-        return ImageFeatures(self._pool(x), x[:, 1:], grid)
+        return ImageFeatures(self._pool(x), x[:, 1:], grid, attended_BxP=attended_BxP)
 
     def _pool(self, x_BxTxC: jax.Array) -> jax.Array:
         x_BxTxC = x_BxTxC.astype(jnp.float32)

@@ -45,3 +45,44 @@ def join_pieces(
         precision=lax.Precision.HIGHEST,
     )
     return slots_BxSxC, words_B
+
+
+def whole_words(
+    states_BxTxC: jax.Array,
+    word_ids_BxT: jax.Array,
+    mask_BxT: jax.Array,
+    attended_BxT: jax.Array | None = None,
+    shifted: bool = False,
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Words as sums of their pieces, and how much the first token attends to each.
+
+    Slots are those of `join_pieces`.
+
+    Args:
+      states_BxTxC: hidden states of the last layer.
+      word_ids_BxT, mask_BxT: as of `join_pieces`.
+      attended_BxT: how much the first token attends to each; None where that is not
+        asked.
+      shifted: as in the official code, where a piece has the attention that its
+        successor gets, [SEP] has none, and a text that fills all T tokens loses its
+        last word and [SEP].
+
+    Returns:
+      words_BxTxC float32; mask_BxT, True for [CLS], words and [SEP]; and the sums of
+      `attended_BxT` over the pieces of each, or None.
+
+    Reference: HKU-MedAI/MGCA, mgca/models/backbones/encoder.py (aggregate_tokens, to
+    which the attention is given from the second token on).
+    """
+    words_BxTxC, words_B = join_pieces([states_BxTxC], word_ids_BxT, mask_BxT)
+    last_B = words_B + 1
+    if shifted:
+        last_B = jnp.where(mask_BxT[:, -1] > 0, words_B - 1, last_B)
+    keep_BxT = jnp.arange(words_BxTxC.shape[1]) <= last_B[:, None]
+    words_BxTxC = jnp.where(keep_BxT[..., None], words_BxTxC, 0.0)
+    if attended_BxT is None:
+        return words_BxTxC, keep_BxT, None
+    if shifted:
+        attended_BxT = jnp.pad(attended_BxT[:, 1:], ((0, 0), (0, 1)))
+    joined_BxTx1, _ = join_pieces([attended_BxT[..., None]], word_ids_BxT, mask_BxT)
+    return words_BxTxC, keep_BxT, jnp.where(keep_BxT, joined_BxTx1[..., 0], 0.0)

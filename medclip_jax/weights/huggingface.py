@@ -81,7 +81,15 @@ def to_config(
 
     Returns:
       A dict that `AutoConfig` and `AutoModel` open.
+
+    Raises:
+      UserError: an encoder that they do not have.
     """
+    if fields.get("one_position"):
+        raise UserError(
+            "transformers' BertModel numbers its positions; a text tower of "
+            "model.text.one_position=True is not written for it"
+        )
     config: dict[str, Any] = {
         "architectures": [_CLASSES[name]],
         "model_type": name,

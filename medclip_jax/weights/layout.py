@@ -43,6 +43,8 @@ KINDS: dict[str, tuple[Callable, Callable]] = {
     ),
     # [out, in, 1, 1] <-> [in, out]
     "pointwise": (lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None]),
+    # [out, in, 1] <-> [in, out]
+    "pointwise_1d": (lambda x: x[:, :, 0].T, lambda x: x.T[:, :, None]),
     # [1, rows, columns] <-> [rows, columns]
     "batched": (lambda x: x[0], lambda x: x[None]),
     # [rows, 1, columns] <-> [rows, columns]
@@ -217,6 +219,35 @@ def respell(
 
 # LayerNorm parameters of checkpoints that were once TensorFlow's.
 OLD_NORM_NAMES = ((r"\.gamma$", ".weight"), (r"\.beta$", ".bias"))
+
+
+# Matrices of query, key and value in one tensor: timm's, and MultiheadAttention's.
+_FUSED = re.compile(r"\.(qkv\.|in_proj_)(weight|bias)$")
+_PARTS = ("query", "key", "value")
+
+
+def parted(state: Mapping[str, np.ndarray]) -> StateDict:
+    """The state dict with each fused tensor KEY as KEY/query, KEY/key and KEY/value."""
+    out: StateDict = {}
+    for key, value in state.items():
+        if _FUSED.search(key):
+            parts = np.split(np.asarray(value), len(_PARTS))
+            out |= {f"{key}/{of}": part for of, part in zip(_PARTS, parts, strict=True)}
+        else:
+            out[key] = value
+    return out
+
+
+def rejoined(state: Mapping[str, np.ndarray]) -> StateDict:
+    """The inverse of `parted`."""
+    out: StateDict = {}
+    for name, value in state.items():
+        key, _, part = name.partition("/")
+        if not part:
+            out[key] = value
+        elif key not in out:
+            out[key] = np.concatenate([state[f"{key}/{of}"] for of in _PARTS])
+    return out
 
 
 def strip_prefix(

@@ -70,6 +70,40 @@ def rule(path: Path) -> Place:
     raise layout.unknown_leaf("ViT", path)
 
 
+_TIMM_SINGLE = {"cls_token": "cls_token", "position_embedding": "pos_embed"}
+_TIMM_TOP = {"patch_embedding": "patch_embed.proj", "norm": "norm"}
+_TIMM_MODULES = {
+    "attention_out": "attn.proj",
+    "attention_norm": "norm1",
+    "mlp_in": "mlp.fc1",
+    "mlp_out": "mlp.fc2",
+    "mlp_norm": "norm2",
+}
+
+
+def timm_rule(path: Path) -> Place:
+    """Where a leaf lies in timm's VisionTransformer, e.g. params/layer_3/query/kernel in
+    blocks.3.attn.qkv.weight/query: of a fused tensor, see `layout.parted`.
+
+    Reference: timm/models/vision_transformer.py.
+    """
+    _, *modules, leaf = path
+    if not modules and leaf in _TIMM_SINGLE:
+        return Place(_TIMM_SINGLE[leaf], "batched")
+    ending, kind = _LEAVES.get(leaf, ("", ""))
+    if len(modules) == 1 and modules[0] in _TIMM_TOP and ending:
+        if (modules[0], leaf) == ("patch_embedding", "kernel"):
+            kind = "conv"
+        return Place(f"{_TIMM_TOP[modules[0]]}.{ending}", kind)
+    layer = re.fullmatch(r"layer_(\d+)", modules[0]) if len(modules) == 2 else None
+    if layer and ending and modules[1] in ("query", "key", "value"):
+        return Place(f"blocks.{layer[1]}.attn.qkv.{ending}/{modules[1]}", kind)
+    if layer and ending and modules[1] in _TIMM_MODULES:
+        name = _TIMM_MODULES[modules[1]]
+        return Place(f"blocks.{layer[1]}.{name}.{ending}", kind)
+    raise layout.unknown_leaf("timm's ViT", path)
+
+
 def from_torch(
     state: Mapping[str, np.ndarray], target: Mapping[str, Any]
 ) -> tuple[Variables, Report]:

@@ -30,6 +30,7 @@ METHODS = {
     "cxr_bert.py:demo": TINY_TEXT,
     "cxr_bert.py:demo_matching": TINY_TEXT,
     "gloria.py:demo": ["--config.model.text.layers=1", "--config.gloria.text_layers=2"],
+    "mgca.py:demo": [*TINY_TEXT, "--config.mgca.hidden=16"],
     "simclr.py:demo": [],
     "moco.py:demo": ["--config.moco.queue=16"],
 }
@@ -66,6 +67,6 @@ def test_goes_on_from_a_checkpoint_with_the_same_bits(name, tiny_data, tmp_path)
     method = name.split(".")[0]
     assert found.reads_text == (method not in ("simclr", "moco"))
     assert found.reads_films == (method != "cxr_bert")
-    assert found.local == (method in ("biovil", "biovil_t", "gloria"))
+    assert found.local == (method in ("biovil", "biovil_t", "gloria", "mgca"))
     assert found.zscore == (method == "gloria")
     assert found.pooling == ("max" if method == "gloria" else "mean")

@@ -279,6 +279,8 @@ RECIPES = {
     "biovil.py:local": "resnet",
     "biovil_t.py:paper": "resnet",
     "gloria.py:paper": "resnet",
+    "mgca.py:paper": "vit",
+    "mgca.py:resnet": "resnet",
     "supervised.py:resnet": "resnet",
     "simclr.py:paper": "resnet",
     "simclr.py:convirt": "resnet",

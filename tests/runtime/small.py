@@ -48,6 +48,8 @@ def config(
         made.medclip.initial_scale = 1 / 0.07
     if method == "gloria":
         made.gloria.update({"stage": 1, "text_layers": 2})
+    if method == "mgca":
+        made.mgca.update({"stage": 1, "hidden": 32, "frozen_steps": 0})
     if method == "moco":
         made.moco.update({"queue": 2 * batch_size, "groups": 4})
     made.model.image = ConfigDict(IMAGE[image])

@@ -48,9 +48,9 @@ def test_first_losses_and_gradient(form):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["gloria", "simclr", "moco"])
+@pytest.mark.parametrize("method", ["gloria", "mgca", "simclr", "moco"])
 def test_other_methods(method):
-    """Words with regions; two crops; a queue, and keys in another order."""
+    """Words with regions; prototypes; two crops; a queue, and keys in another order."""
     result = eight_devices("compare", "tiny", "3", method, flags=UNOPTIMISED)
     assert_agree(result, 3)
 
