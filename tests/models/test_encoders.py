@@ -453,7 +453,10 @@ def test_batch_statistics_are_of_the_batch_and_kept():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"name": "swim"}, "unknown image encoder 'swim'; the names are resnet, swin"),
+        (
+            {"name": "swim"},
+            "unknown image encoder 'swim'; the names are hybrid, resnet",
+        ),
         ({"name": "swin", "windows": 7}, "no field windows; its fields are .*window"),
         ({"name": "swin", "heads": [3]}, "one entry a stage"),
         ({"name": "swin", "embed_dim": 97}, "3 heads do not divide"),
