@@ -40,6 +40,10 @@ def test_half_a_patch_is_what_changed(variables):
     for row, has in enumerate(HAS):
         of = made.patches_BxPxC[row, :, 8:]
         assert bool(jnp.allclose(of, missing)) != bool(has)
+    other = encode(variables, FILMS, -PRIOR, HAS)
+    moved = np.abs(np.asarray(other.patches_BxPxC - made.patches_BxPxC)).max(axis=1)
+    assert moved[:, :8].max() < 1e-5 and moved[~np.asarray(HAS)].max() < 1e-5
+    assert (moved[np.asarray(HAS), 8:].max(axis=1) > 1e-3).all()
     np.testing.assert_allclose(
         made.trunk_BxF, np.asarray(made.patches_BxPxC).mean(1), atol=1e-5
     )

@@ -59,6 +59,14 @@ def test_schedule_is_that_of_the_published_trainer():
         assert float(schedule(step)) == pytest.approx(1e-2 * expected, abs=1e-8)
 
 
+def test_a_rate_that_falls_in_a_line():
+    """transformers' get_linear_schedule_with_warmup: BioViL's and BioViL-T's."""
+    config = {**CONFIG, "schedule": "linear", "warmup_fraction": 0.2}
+    schedule = optimizer.make_schedule(config, 20)
+    found = [float(schedule(step)) for step in (0, 2, 4, 8, 12, 20)]
+    np.testing.assert_allclose(found, [0, 5e-3, 1e-2, 7.5e-3, 5e-3, 0], atol=1e-8)
+
+
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
 def test_steps_equal_torch(name):
     torch = pytest.importorskip("torch")
