@@ -181,8 +181,8 @@ class DualEncoder:
             l2_normalize(projected.joint_BxD),
             features.patches_BxPxC,
             projected.local_BxLxD,
-            projected.weight_BxL,
             grid=projected.grid,
+            local_weight_BxP=projected.weight_BxL,
         )
         return embedding, state
 

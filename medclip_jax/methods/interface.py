@@ -46,17 +46,17 @@ class ImageEmbedding:
       None where the method has none.
     local_BxPxD: the patches in the joint space, float32 of any length; None where
       there is none.
-    local_weight_BxP: float32, how much the tower looks at each; None where it does not
-      tell.
     grid: height and width of the map in patches; their product is P.
+    local_weight_BxP: float32, how much the tower looks at each patch; None where it does
+      not tell.
     """
 
     trunk_BxF: jax.Array
     joint_BxD: jax.Array | None = None
     patches_BxPxC: jax.Array | None = None
     local_BxPxD: jax.Array | None = None
-    local_weight_BxP: jax.Array | None = None
     grid: tuple[int, int] = flax.struct.field(pytree_node=False, default=(0, 0))
+    local_weight_BxP: jax.Array | None = None
 
 
 @flax.struct.dataclass

@@ -48,7 +48,7 @@ def embedded(images, texts):
     """Two pairs of patches and words, of any length, with these wholes."""
     return (
         ImageEmbedding(
-            jnp.zeros((2, 1)), images, None, 3 * PATCHES, PATCH_ATTENTION, grid=(2, 2)
+            jnp.zeros((2, 1)), images, None, 3 * PATCHES, (2, 2), PATCH_ATTENTION
         ),
         TextEmbedding(texts, None, None, 0.5 * WORDS, REAL, WORD_ATTENTION),
     )
@@ -296,12 +296,15 @@ def test_a_head_with_batch_norm_and_without(has_norm):
 
 @functools.cache
 def bert(**fields):
+    """A tower that attends sharply, its parameters, and texts."""
     encoder = Bert(**{k: v for k, v in BERT.items() if k in Bert.__annotations__})
-    encoder = encoder.clone(dropout=0.0, attention_dropout=0.0, name=None, **fields)
+    encoder = encoder.clone(dropout=0.0, attention_dropout=0.0, **fields)
     texts = a_batch()["texts"]
     ids, mask = texts["ids_BxT"], texts["mask_BxT"]
     params = nn.meta.unbox(encoder.init(jax.random.key(0), ids, mask, train=False))
-    return encoder, params, (ids, mask)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda a: a + 0.5 * rng.normal(size=a.shape), params)
+    return encoder, jax.tree.map(jnp.float32, params), (ids, mask)
 
 
 def test_a_tower_that_tells_whom_its_first_token_attends_to():
