@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from benchmarks.step import random_batch, resident_bytes
-from medclip_jax import export
+from medclip_jax import export_settings
 from medclip_jax import run as run_lib
 from medclip_jax.assemble import assemble
 from medclip_jax.inputs import augment
@@ -176,11 +176,15 @@ class Ours:
             size = config.data.image_size if tower == "image" else None
             params = {"params": variables["params"][tower]["encoder"]}
             state = pretrained.converter(name).to_torch(params)
-            described = huggingface.to_config(name, export.fields_of(encoder), size)
+            described = huggingface.to_config(
+                name, export_settings.fields_of(encoder), size
+            )
             (folder / tower).mkdir()
             files.write_safetensors(state, folder / tower / files.SAFETENSORS)
             (folder / tower / "config.json").write_text(json.dumps(described))
-        files.write_safetensors(export.heads(variables), folder / "heads.safetensors")
+        files.write_safetensors(
+            export_settings.heads(variables), folder / "heads.safetensors"
+        )
         settings = {
             "seed": config.seed,
             "method": config.method,

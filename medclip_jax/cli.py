@@ -38,7 +38,7 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "import": (
         "medclip_jax.import_weights",
-        "make a workdir from official MedCLIP weights, to evaluate or export",
+        "make a workdir from official weights, to evaluate or export",
     ),
     "export": (
         "medclip_jax.export",

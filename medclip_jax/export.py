@@ -1,13 +1,13 @@
 """Export: checkpoint -> PyTorch and Hugging Face files, with proof of parity.
 
-What is written: the two encoders in the layouts of `transformers` (ResNet: of
-torchvision), the projections, the tokenizer, a model in PyTorch that uses them, the
-official MedCLIP state dict where the model fits it, and a model card. `--verify`
-loads the written files in PyTorch and holds its embeddings against those of JAX.
+What is written: the encoders in the layouts of `transformers` (ResNet: of torchvision),
+the projections, the tokenizer, a model in PyTorch that uses them, the official state
+dict of MedCLIP or GLoRIA where the model fits it, and a model card. `--verify` loads the
+written files in PyTorch and holds what it gives against JAX: embeddings, of GLoRIA
+regions, words and scores too.
 """
 
 import argparse
-import dataclasses
 import importlib.util
 import logging
 import os
@@ -19,25 +19,27 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from medclip_jax import cli, config_flags, export_release, storage
+from medclip_jax import cli, config_flags, export_release, export_settings, storage
 from medclip_jax import run as run_lib
 from medclip_jax.errors import UserError
 from medclip_jax.evaluation import report
 from medclip_jax.export_parity import EXAMPLES, verify
 from medclip_jax.inputs import catalog
-from medclip_jax.methods.dual_encoder import DualEncoder
-from medclip_jax.models.heads import ImageHead, TextHead
 from medclip_jax.runtime import cluster
 from medclip_jax.runtime import workdir as workdir_lib
 from medclip_jax.runtime.metrics import METRICS, last_values
-from medclip_jax.weights import files, huggingface, medclip, model_card, pretrained
+from medclip_jax.weights import (
+    files,
+    gloria,
+    huggingface,
+    layout,
+    medclip,
+    model_card,
+    pretrained,
+)
 
 MARKER = "medclip_jax.json"
-FORMAT_VERSION = 1
-PROGRAM = ("dtype", "remat", "scan_layers", "attention")
-"""Fields of an encoder that change how it is computed, not what."""
 TORCH_MODEL = Path(__file__).parent / "weights" / "torch_model.py"
 
 HELP = """examples:
@@ -46,6 +48,8 @@ HELP = """examples:
       --results runs/swin/report --verify --tolerance 1e-5
   medclip-jax export --workdir gs://bucket/runs/swin --out gs://bucket/swin --public
 
+Methods with an image and a text encoder are exported (CLIP, ConVIRT, GLoRIA, MedCLIP,
+SigLIP), and those of films alone (SimCLR, MoCo v2: the image tower and its head).
 DIR/README.md says what was written and how to load it; DIR/torch_model.py needs only
 torch and transformers."""
 
@@ -62,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     _require_replaceable(args.out)
     run = run_lib.open_run(args.workdir, args.step)
     rows = report.read_rows(args.results, run.step) if args.results else []
-    two_towers(run)
+    export_settings.method_of(run)
     if args.data:
         storage.check(args.data)
     datasets = catalog.open_datasets(args.data) if args.data else []
@@ -143,14 +147,16 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--verify",
         action="store_true",
-        help=f"reload in PyTorch and compare embeddings of {EXAMPLES} films and texts; "
-        "exit 1 when they differ",
+        help=f"reload in PyTorch and compare what it gives of {EXAMPLES} films and "
+        "texts (embeddings; of GLoRIA regions, words and scores too); exit 1 when they "
+        "differ",
     )
     out.add_argument(
         "--tolerance",
         type=float,
         default=1e-4,
-        help="largest absolute difference that --verify lets pass (default 1e-4)",
+        help="largest difference that --verify lets pass (default 1e-4): absolute, or "
+        "of the longest vector's length where vectors are of any length",
     )
     return out
 
@@ -164,7 +170,7 @@ def write(
     """Writes all files but the model card; replaces an earlier export.
 
     Args:
-      run: of a two-tower method.
+      run: of a method that `export_settings.method_of` takes.
       variables: its variables, on the host.
       out: folder.
       notices: by data set, what who uses the weights is bound to.
@@ -177,14 +183,17 @@ def write(
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     _write_encoder(run, variables, "image", draft / "image_encoder")
-    _write_encoder(run, variables, "text", draft / "text_encoder")
-    with storage.local(run.workdir / run_lib.TOKENIZER) as tokenizer:
-        shutil.copytree(tokenizer, draft / "tokenizer")
-    files.write_safetensors(heads(variables), draft / "projection.safetensors")
+    heads = export_settings.heads(variables)
+    files.write_safetensors(heads, draft / "projection.safetensors")
     shutil.copy(TORCH_MODEL, draft / "torch_model.py")
-    remarks = _write_official(run, variables, draft / "medclip_official")
-    remarks += small_grids(run)
-    about = {**settings(run, variables), "notices": dict(notices)}
+    remarks = []
+    if "text" in variables["params"]:
+        _write_encoder(run, variables, "text", draft / "text_encoder")
+        with storage.local(run.workdir / run_lib.TOKENIZER) as tokenizer:
+            shutil.copytree(tokenizer, draft / "tokenizer")
+        remarks += _write_official(run, variables, draft)
+    remarks += [*left_out(run), *small_grids(run)]
+    about = {**export_settings.settings(run, variables), "notices": dict(notices)}
     workdir_lib.write_json(draft / MARKER, about)
     if out.exists():
         shutil.rmtree(out)
@@ -192,40 +201,12 @@ def write(
     return remarks
 
 
-def two_towers(run: run_lib.Run) -> DualEncoder:
-    """The run's method.
-
-    Raises:
-      UserError: it has no image and text encoder.
-    """
-    if not isinstance(run.method, DualEncoder):
-        raise UserError(
-            f"{run.workdir} holds a run of method {run.config.method!r}; only methods "
-            "with an image and a text encoder are exported"
-        )
-    heads = run.method.image_head, run.method.text_head
-    if not (isinstance(heads[0], ImageHead) and isinstance(heads[1], TextHead)):
-        raise UserError(
-            f"{run.workdir} holds a run of method {run.config.method!r}; only methods "
-            "whose heads take one vector of a film and of a text are exported"
-        )
-    return run.method
-
-
-def fields_of(encoder: Any) -> dict[str, Any]:
-    """All config fields of an encoder."""
-    return {
-        field.name: getattr(encoder, field.name)
-        for field in dataclasses.fields(encoder)
-        if field.name not in ("parent", "name", *PROGRAM)
-    }
-
-
 def _write_encoder(
     run: run_lib.Run, variables: Mapping[str, Any], tower: str, folder: Path
 ) -> None:
     name = run.config.model[tower].name
-    fields = fields_of(getattr(two_towers(run), f"{tower}_encoder"))
+    encoder = getattr(export_settings.method_of(run), f"{tower}_encoder")
+    fields = export_settings.fields_of(encoder)
     collections = {"params": variables["params"][tower]["encoder"]}
     for collection, value in variables.items():
         if collection != "params" and tower in value:
@@ -236,80 +217,75 @@ def _write_encoder(
     if name == "resnet":
         config = {"model_type": "torchvision_resnet", **fields}
     else:
-        size = run.config.data.image_size if tower == "image" else None
+        size = export_settings.image_side(run) if tower == "image" else None
         config = huggingface.to_config(name, fields, size)
     workdir_lib.write_json(folder / "config.json", config)
 
 
-def heads(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The projections in PyTorch's layout: Linear weights are [out, in]."""
-    state = {}
-    for tower in ("image", "text"):
-        leaves = jax.tree_util.tree_leaves_with_path(
-            variables["params"][tower]["projection"]
-        )
-        for path, leaf in leaves:
-            name = jax.tree_util.keystr(path, simple=True, separator=".")
-            leaf = np.asarray(leaf, np.float32)
-            key = f"{tower}_projection.{name}".replace("kernel", "weight")
-            state[key] = np.ascontiguousarray(leaf.T)
-    return state
-
-
-def settings(run: run_lib.Run, variables: Mapping[str, Any]) -> dict[str, Any]:
-    """What a user of the files must know beside the weights."""
-    config, method, params = run.config, two_towers(run), variables["params"]
-    image, text = fields_of(method.image_encoder), fields_of(method.text_encoder)
-    return {
-        "format_version": FORMAT_VERSION,
-        "method": config.method,
-        "step": run.step,
-        "image": {"name": config.model.image.name, **image},
-        "text": {"name": config.model.text.name, **text},
-        "embed_dim": config.model.embed_dim,
-        "image_size": config.data.image_size,
-        "text_length": config.data.text_length,
-        "mean": config.data.mean,
-        "std": config.data.std,
-        "text_pool": method.text_head.pool,
-        "pool_padding": method.text_head.padding,
-        "prompt_pooling": method.prompt_pooling,
-        "scale": float(method.scale(dict(variables))),
-        "bias": float(params.get("logit_bias", 0.0)),
-        "data_fingerprint": run.fingerprint,
-    }
-
-
 def _write_official(
-    run: run_lib.Run, variables: Mapping[str, Any], folder: Path
+    run: run_lib.Run, variables: Mapping[str, Any], out: Path
 ) -> list[str]:
-    """The official MedCLIP state dict, if every parameter has a place in it."""
-    image, method = run.config.model.image.name, two_towers(run)
+    """The official state dict, if every parameter has a place in it."""
+    system: Any = gloria if run.config.method == "gloria" else medclip
+    name = f"{system.__name__.rpartition('.')[2]}_official"
     try:
-        state, report = medclip.to_torch(variables, image)
+        state, report = system.to_torch(variables, run.config.model.image.name)
     except UserError as error:
-        return [f"medclip_official: {error}"]
-    if not report.fits:
-        return [f"medclip_official has no place for {key}" for key in report.unexpected]
+        return [f"{name}: {error}"]
+    if report.unexpected:
+        return [f"{name} has no place for {key}" for key in report.unexpected]
+    folder = out / name
     folder.mkdir()
     files.write_safetensors(state, folder / files.SAFETENSORS)
-    remarks = []
+    remarks = [
+        f"{name} has no {key}, which the official code does not read: load with "
+        "strict=False"
+        for key in report.missing
+    ]
     if importlib.util.find_spec("torch"):
         files.write_torch(state, folder / files.PICKLE)
     else:
         remarks.append(
-            f"medclip_official/{files.PICKLE}: not written, PyTorch is not installed; "
+            f"{name}/{files.PICKLE}: not written, PyTorch is not installed; "
             f"{files.SAFETENSORS} holds the same tensors"
         )
-    pooled = method.text_head.pool == "layers_1_2_last" and method.text_head.padding
-    if not pooled:
-        remarks.append(
-            "medclip_official: the official code pools texts by the mean of layers 1, "
-            f"2 and last over padding too; this model pools by {method.text_head.pool}"
-            f"{'' if method.text_head.padding else ' without padding'}, as torch_model.py"
-            " does"
-        )
-    return remarks
+    return remarks + (_other_scores(run) if system is gloria else _other_pooling(run))
+
+
+def _other_pooling(run: run_lib.Run) -> list[str]:
+    """Where a model pools texts otherwise than MedCLIP's official code."""
+    method: Any = run.method
+    if method.text_head.pool == "layers_1_2_last" and method.text_head.padding:
+        return []
+    padding = "" if method.text_head.padding else " without padding"
+    line = (
+        "medclip_official: the official code pools texts by the mean of layers 1, 2 and "
+        f"last over padding too; this model pools by {method.text_head.pool}{padding}, "
+        "as torch_model.py does"
+    )
+    return [line]
+
+
+def _other_scores(run: run_lib.Run) -> list[str]:
+    """Where a model scores otherwise than GLoRIA's official code."""
+    found = layout.flatten(run.config.gloria.to_dict())
+    return [
+        f"gloria_official: the official code scores with {'.'.join(path)}={value}; this "
+        f"model with {found[path]}, as torch_model.py does"
+        for path, value in layout.flatten(gloria.OFFICIAL_SWITCHES).items()
+        if found[path] != value
+    ]
+
+
+def left_out(run: run_lib.Run) -> list[str]:
+    """What of a method's state is of use in training alone."""
+    if run.config.method != "moco":
+        return []
+    line = (
+        "the key encoder and the queue are not written: image_encoder/ and "
+        "projection.safetensors are the query encoder's"
+    )
+    return [line]
 
 
 def small_grids(run: run_lib.Run) -> list[str]:
@@ -317,8 +293,8 @@ def small_grids(run: run_lib.Run) -> list[str]:
     run those, while here (and in transformers 4.24) such a grid is one window."""
     if run.config.model.image.name != "swin":
         return []
-    encoder, lines = two_towers(run).image_encoder, []
-    side = -(-run.config.data.image_size // encoder.patch)
+    encoder: Any = export_settings.method_of(run).image_encoder
+    lines, side = [], -(-export_settings.image_side(run) // encoder.patch)
     for stage in range(len(encoder.depths)):
         if side < encoder.window:
             lines.append(

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 
@@ -45,7 +46,7 @@ IMAGE = {
 }
 
 
-def make_config(method="medclip", image="resnet"):
+def make_config(method="medclip", image="resnet", **switches):
     config = config_flags.load_config(f"configs/{method}.py:demo")
     with config.unlocked():
         config.model.image = ConfigDict({**IMAGE[image], "pretrained": ""})
@@ -55,6 +56,10 @@ def make_config(method="medclip", image="resnet"):
         config.model.dtype = "bfloat16"
         config.data.image_size = 32
         config.data.text_length = 12
+        if method == "gloria":
+            config.model.embed_dim = 16  # as the text tower
+            config.gloria.stage = 1
+            config.gloria.update(switches)
     return config
 
 
@@ -69,7 +74,7 @@ def make_run(folder, config):
         name = jax.tree_util.keystr(path[-1:])
         if "scale" in name or "var" in name:
             value = 1 + 0.3 * np.abs(value)
-        return jnp.asarray(value, jnp.float32)
+        return jnp.asarray(value, shape.dtype)
 
     variables = jax.tree_util.tree_map_with_path(leaf, nn.meta.unbox(boxed))
     with Checkpoints(folder / run_lib.CHECKPOINTS, "loss") as checkpoints:
@@ -101,6 +106,17 @@ def run_export(workdir, *more):
     return export.main(argv), out
 
 
+def compared(printed):
+    """What `--verify` held against each other; wholes differ by 1e-5 at most."""
+    found = re.findall(
+        "largest difference of (.+), JAX against PyTorch: (.+) over", printed
+    )
+    differences = {name: float(difference) for name, difference in found}
+    for name, difference in differences.items():
+        assert difference < 1e-5 or "embeddings" not in name, name
+    return differences.keys()
+
+
 CASES = [
     ("medclip", "resnet"),
     ("medclip", "swin"),
@@ -126,6 +142,89 @@ def test_pytorch_gives_the_same(method, image, workdir, capsys):
     official = (out / "medclip_official" / "model.safetensors").is_file()
     # ConVIRT's projections have two layers, SigLIP has a bias: no place for them.
     assert official == (method == "medclip" and image != "vit")
+
+
+GLORIA = {
+    "resnet": {"resize_to": 40, "unknown_id": 1},
+    "vit": {"window": "characters", "similarity": "local", "text_layers": 1},
+    "swin": {"words": {"attention": "regions", "unit": True, "sharpness": 2.0}},
+}
+
+
+@pytest.mark.parametrize("image", GLORIA)
+def test_gloria_s_regions_words_and_scores(image, workdir, capsys):
+    pytest.importorskip("torch")
+    make_run(workdir, make_config("gloria", image, **GLORIA[image]))
+    status, out = run_export(workdir, "--verify")
+    printed = capsys.readouterr().out
+    assert status == 0, printed
+    assert compared(printed) == {
+        "image embeddings",
+        "text embeddings",
+        "regions over the longest one's length",
+        "words over the longest one's length",
+        "word masks",
+        "scores (global)",
+        "scores (local)",
+        "scores (both)",
+    }
+    assert (out / "gloria_official").is_dir() == (image == "resnet")
+    settings = json.loads((out / "medclip_jax.json").read_text())
+    assert settings["kind"] == "gloria" and settings["prompt_pooling"] == "max"
+    config = json.loads((out / "image_encoder" / "config.json").read_text())
+    assert image == "resnet" or config["image_size"] == 32
+
+
+def test_gloria_s_words_of_sentences(workdir, tiny_data, capsys):
+    """The exported tokenizer tells words and characters as an evaluation does."""
+    pytest.importorskip("torch")
+    make_run(workdir, make_config("gloria", window="characters"))
+    status, out = run_export(workdir, "--verify", "--data", str(tiny_data))
+    printed = capsys.readouterr().out
+    assert status == 0 and compared(printed), printed
+    assert "(films and sentences of mimic_cxr)" in printed
+    texts = ["no [effusion].", "", "heart size " * 9]
+    run = run_lib.open_run(workdir, "latest")
+    ours = export_parity.encoded(run, texts)
+    theirs = export_parity.load_torch_model(out).load(out).tokenize(texts)
+    assert ours.keys() == export_parity.TOKENS.keys()
+    for name, array in ours.items():
+        np.testing.assert_array_equal(theirs[export_parity.TOKENS[name]], array)
+
+
+@pytest.mark.parametrize(
+    ("method", "image"), [("simclr", "resnet"), ("moco", "swin"), ("moco", "vit")]
+)
+def test_methods_of_films_alone(method, image, workdir, capsys):
+    """The tower and its head, SimCLR's with BatchNorm; of MoCo the query encoder's."""
+    pytest.importorskip("torch")
+    config = make_config(method, image)
+    variables = make_run(workdir, config)
+    status, out = run_export(workdir, "--verify", "--tolerance", "1e-5")
+    printed = capsys.readouterr().out
+    assert status == 0, printed
+    features = "features over the longest one's length"
+    assert compared(printed) == {features, "projections"}
+    assert "within the tolerance of 1e-05 (random films)" in printed
+    names = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
+    assert names == {
+        "README.md",
+        "medclip_jax.json",
+        "projection.safetensors",
+        "torch_model.py",
+        "image_encoder/config.json",
+        "image_encoder/model.safetensors",
+    }
+    heads = files.read(out / "projection.safetensors")
+    kernel = variables["params"]["image"]["projection"]["layer_1"]["kernel"]
+    np.testing.assert_array_equal(heads["image_projection.layer_1.weight"], kernel.T)
+    assert ("image_projection.norm_0.running_var" in heads) == (method == "simclr")
+    card = (out / "README.md").read_text()
+    assert "model.project(features)" in card and "embed_texts" not in card
+    assert ("the key encoder and the queue are not written" in card) == (
+        method == "moco"
+    )
+    assert ("the names of torchvision's ResNet" in card) == (image == "resnet")
 
 
 def test_what_is_written(workdir, capsys):
@@ -273,11 +372,13 @@ def test_an_earlier_export_is_replaced_and_nothing_else(workdir):
         run_export(workdir)
 
 
-def test_methods_without_texts_are_refused(workdir):
-    config = make_config("supervised")
-    make_run(workdir, config)
-    with pytest.raises(UserError, match="only methods with an image and a text"):
+def test_methods_that_torch_model_does_not_know_are_refused(workdir):
+    make_run(workdir, make_config("supervised"))
+    with pytest.raises(
+        UserError, match="'supervised', which is not exported: expected"
+    ):
         run_export(workdir)
+    assert not (workdir.parent / "export").exists()
 
 
 def test_grids_that_transformers_cannot_run_are_named(workdir):
@@ -298,10 +399,11 @@ def test_verify_without_torch_says_how_to_get_it(workdir, monkeypatch):
         run_export(workdir, "--verify")
 
 
-def test_the_exported_folder_stands_alone(workdir):
+@pytest.mark.parametrize("method", ["medclip", "gloria"])
+def test_the_exported_folder_stands_alone(method, workdir):
     """In another process, which cannot import medclip_jax: texts and PIL images."""
     pytest.importorskip("torch")
-    make_run(workdir, make_config("medclip", "vit"))
+    make_run(workdir, make_config(method, "vit"))
     _, out = run_export(workdir)
     code = """
 import sys
@@ -314,7 +416,8 @@ films = [Image.fromarray(np.full((50, 40), 9 * i, np.uint8)) for i in range(3)]
 images = model.embed_images(preprocess(films, model.settings))
 texts = model.embed_texts(model.tokenize(["no effusion.", "heart size is normal"]))
 logits = model.score(images, texts)
-print(tuple(logits.shape), bool((images.norm(dim=1) - 1).abs().max() < 1e-5))
+joint = getattr(images, "joint_NxD", images)
+print(tuple(logits.shape), bool((joint.norm(dim=1) - 1).abs().max() < 1e-5))
 """
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -140,8 +140,8 @@ def test_defaults_are_the_published_sizes():
     assert config_of("resnet", []).medclip.text_pool == "pooler"
 
 
-def test_gloria_s_weights(tmp_path):
-    """Under the names of the official code; its pooler and counters are left out."""
+def gloria_official(folder):
+    """A small GLoRIA's variables, state dict and what `import` takes of them."""
     options = [
         *(of for of in SMALL["resnet"] if "stage_sizes" not in of),
         "--config.model.image.stage_sizes=(1,1,1,1)",
@@ -149,7 +149,9 @@ def test_gloria_s_weights(tmp_path):
         "--config.model.embed_dim=16",  # as the text tower
         "--config.gloria.text_layers=2",
     ]
-    config = import_weights.make_config(gloria, {}, options, None)
+    pooler = {f"gloria.{gloria.POOLER}": np.zeros(1)}
+    config = import_weights.make_config(gloria, pooler, options, None)
+    assert config.model.text.pooler
     method = registry.build(config)
     shapes = meta.unbox(
         jax.eval_shape(run_lib.initializer(config, method), jax.random.key(0))
@@ -158,7 +160,19 @@ def test_gloria_s_weights(tmp_path):
     variables = jax.tree.map(
         lambda s: np.float32(0.1 + 0.3 * abs(rng.standard_normal(s.shape))), shapes
     )
-    state = gloria.to_torch(variables)
+    state, report = gloria.to_torch(variables, "resnet")
+    assert report.fits
+    files.write_safetensors(state, folder / "model.safetensors")
+    Tokenizer.from_vocabulary(VOCABULARY).save(folder / "tokenizer")
+    argv = ["--weights", str(folder / "model.safetensors")]
+    argv += ["--tokenizer", str(folder / "tokenizer")]
+    argv += ["--out", str(folder / "workdir"), *options]
+    return config, variables, state, argv
+
+
+def test_gloria_s_weights(tmp_path):
+    """Under the names of the official code, and of its training code."""
+    config, variables, state, argv = gloria_official(tmp_path)
     dim, width = config.model.embed_dim, config.model.image.width
     prefix = "gloria.img_encoder."
     assert state[f"{prefix}global_embedder.weight"].shape == (dim, 32 * width)
@@ -170,17 +184,8 @@ def test_gloria_s_weights(tmp_path):
         "gloria.text_encoder.model.embeddings.LayerNorm.bias",
     ):
         assert key in state
-    # What the released file has besides, and its prefix of the training code.
-    state["gloria.text_encoder.model.pooler.dense.weight"] = np.zeros((dim, dim))
-    state["gloria.text_encoder.model.pooler.dense.bias"] = np.zeros(dim)
-    state["gloria.text_encoder.model.embeddings.position_ids"] = np.zeros((1, 16))
-    state[f"{prefix}model.bn1.num_batches_tracked"] = np.zeros(())
-    state = {f"model.{key}": np.float32(value) for key, value in state.items()}
+    state = {f"model.{key}": value for key, value in state.items()}
     files.write_safetensors(state, tmp_path / "model.safetensors")
-    Tokenizer.from_vocabulary(VOCABULARY).save(tmp_path / "tokenizer")
-    argv = ["--weights", str(tmp_path / "model.safetensors")]
-    argv += ["--tokenizer", str(tmp_path / "tokenizer")]
-    argv += ["--out", str(tmp_path / "workdir"), *options]
     assert import_weights.main(argv) == 0
     run = run_lib.open_run(tmp_path / "workdir", "latest")
     found = flatten(jax.device_get(run.variables))
@@ -188,12 +193,43 @@ def test_gloria_s_weights(tmp_path):
     for path, value in flatten(variables).items():
         np.testing.assert_array_equal(found[path], value)
     with pytest.raises(UserError, match="--text_pool is of MedCLIP's weights"):
-        import_weights.main([*argv[:-len(options)], "--text_pool=pooler", *options,
-                             f"--out={tmp_path / 'other'}"])  # fmt: skip
-    with pytest.raises(UserError, match="methods whose heads"):
-        export.main(
-            ["--workdir", str(tmp_path / "workdir"), "--out", str(tmp_path / "x")]
-        )
+        import_weights.main([*argv, f"--out={tmp_path / 'x'}", "--text_pool=pooler"])
+
+
+def test_gloria_s_import_then_export_gives_the_same_state_dict(tmp_path, capsys):
+    """Pooler, tables and counters too, so that the official code loads it strictly."""
+    _, _, before, argv = gloria_official(tmp_path)
+    assert import_weights.main(argv) == 0
+    out = tmp_path / "export"
+    workdir = ["--workdir", str(tmp_path / "workdir"), "--out", str(out)]
+    assert export.main(workdir) == 0
+    after = files.read(out / "gloria_official" / "model.safetensors")
+    assert set(before) == set(after)
+    for key, value in before.items():
+        np.testing.assert_array_equal(value, after[key])
+        assert value.dtype == after[key].dtype
+    printed = capsys.readouterr().out
+    for line in (
+        "the official code scores with text_layers=4; this model with 2",
+        "the official code scores with window=characters; this model with words",
+    ):
+        assert f"note: gloria_official: {line}, as torch_model.py does" in printed
+    assert "words.sharpness" not in printed and "strict=False" not in printed
+    assert "data-use agreement applies" in (out / "README.md").read_text()
+
+
+def test_gloria_s_weights_without_a_pooler(tmp_path):
+    """As training here leaves them: said of the export, and taken by the import."""
+    _, variables, state, argv = gloria_official(tmp_path)
+    del variables["params"]["text"]["encoder"]["pooler"]
+    less, report = gloria.to_torch(variables, "resnet")
+    assert set(report.missing) == set(state) - set(less) and len(report.missing) == 2
+    files.write_safetensors(less, tmp_path / "model.safetensors")
+    assert import_weights.main(argv) == 0
+    config = run_lib.open_run(tmp_path / "workdir", "latest").config
+    assert not config.model.text.pooler
+    with pytest.raises(UserError, match="GLoRIA's layout has a ResNet, no 'swin'"):
+        gloria.to_torch(variables, "swin")
 
 
 def test_mgca_s_weights(tmp_path):

@@ -86,3 +86,14 @@ def to_torch(variables: Mapping[str, Any]) -> StateDict:
       variables: {"params"}, unboxed.
     """
     return layout.to_torch(variables, rule)
+
+
+def position_ids(state: StateDict, prefix: str) -> StateDict:
+    """The table that older transformers save, by key.
+
+    Args:
+      state: that holds a BertModel.
+      prefix: before its keys.
+    """
+    rows = state[f"{prefix}embeddings.position_embeddings.weight"].shape[0]
+    return {f"{prefix}embeddings.position_ids": np.arange(rows)[None]}

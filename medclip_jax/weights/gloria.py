@@ -11,11 +11,26 @@ from typing import Any
 
 import numpy as np
 
+from medclip_jax.errors import UserError
 from medclip_jax.weights import bert, layout, resnet
 from medclip_jax.weights.layout import Path, Place, Report, StateDict, Variables
 
 IMAGE, TEXT = "img_encoder.", "text_encoder.model."
 ANCHOR = f"{IMAGE}global_embedder.weight"
+POOLER = f"{TEXT}pooler.dense.weight"
+# What the official code and its settings score with, by names of `config.gloria`.
+OFFICIAL_SWITCHES = {
+    "resize_to": 299,
+    "stage": 3,
+    "text_layers": 4,
+    "words": {
+        "attention": "words_then_regions",
+        "unit": False,
+        "sharpness": 4.0,
+        "focus": 5.0,
+    },
+    "window": "characters",
+}
 NOTICE = (
     "Published GLoRIA weights, trained on CheXpert films and reports, whose data-use "
     "agreement applies."
@@ -40,7 +55,8 @@ def recipe(state: Mapping[str, np.ndarray]) -> str:
 
 def options(state: Mapping[str, np.ndarray]) -> list[str]:
     """What the recipe needs to fit the weights: `KEY=VALUE` of the config."""
-    return []
+    # Never read, but an export that is to load in the official code needs it.
+    return [f"model.text.pooler={any(key.endswith(POOLER) for key in state)}"]
 
 
 def rule(path: Path) -> Place:
@@ -77,7 +93,27 @@ def from_torch(
     return layout.from_torch(state, target, rule, ignored)
 
 
-def to_torch(variables: Mapping[str, Any]) -> StateDict:
-    """The official state dict, with "gloria." before each key."""
+def to_torch(variables: Mapping[str, Any], image: str) -> tuple[StateDict, Report]:
+    """The official state dict, with "gloria." before each key.
+
+    Args:
+      variables: of the method, unboxed; sizes may be other than the published ones.
+      image: the image encoder's name.
+
+    Returns:
+      Arrays by key, with the tables that its versions of transformers and torchvision
+      save; and a report whose `missing` names what a strict load asks for besides.
+
+    Raises:
+      UserError: an image encoder that the layout does not know.
+    """
+    if image != "resnet":
+        raise UserError(
+            f"GLoRIA's layout has a ResNet, no {image!r}; the encoder is exported as a "
+            "Hugging Face folder alone"
+        )
     state = layout.to_torch(variables, rule)
-    return {f"gloria.{key}": value for key, value in state.items()}
+    state.update({**bert.position_ids(state, TEXT), **resnet.counters(state)})
+    pooler = (POOLER, POOLER.replace("weight", "bias"))
+    missing = tuple(f"gloria.{key}" for key in pooler if key not in state)
+    return {f"gloria.{key}": value for key, value in state.items()}, Report(missing)

@@ -177,14 +177,10 @@ def to_torch(variables: Mapping[str, Any], image: str) -> tuple[StateDict, Repor
 
 def _computed_tables(state: StateDict) -> StateDict:
     """The integer tables that transformers 4.24 and torchvision save as well."""
-    positions = state[f"{TEXT}model.embeddings.position_embeddings.weight"].shape[0]
-    tables = {f"{TEXT}model.embeddings.position_ids": np.arange(positions)[None]}
+    tables = {**bert.position_ids(state, f"{TEXT}model."), **resnet.counters(state)}
     for key, value in state.items():
         if key.endswith(".relative_position_bias_table"):
             window = (math.isqrt(value.shape[0]) + 1) // 2
             index = key.replace("bias_table", "index")
             tables[index] = swin.relative_position_index(window)
-        if key.endswith(".running_mean"):
-            counter = key.replace("running_mean", "num_batches_tracked")
-            tables[counter] = np.zeros((), np.int64)
     return tables

@@ -46,18 +46,18 @@ def model_card(
       The text.
     """
     names = sorted(data["datasets"])
-    simulated = is_simulated(notices, names)
+    simulated, has_texts = is_simulated(notices, names), "text" in settings
     parts = [
-        _header(simulated),
+        _header(simulated, settings["method"]),
         _title(settings),
         _warning(simulated, notices, names),
-        USE.format(pad=_padding(settings)),
+        _use(settings),
         _data(data, notices, names),
         _results(metrics, rows, simulated),
         _bullets("Verification", verification, "Not asked for (`--verify`)."),
         _bullets("What does not fit, or differs", remarks, "Everything fits."),
-        LIMITS,
-        _licence(simulated),
+        f"{LIMITS}\n{OF_TEXTS}" if has_texts else LIMITS,
+        _licence(simulated, has_texts),
         f"## Release\n\n{release}",
         "## Config\n\n```json\n"
         + json.dumps(config, indent=1, sort_keys=True)
@@ -71,13 +71,7 @@ USE = """\
 
 | path | what |
 |---|---|
-| `image_encoder/` | `config.json` and `model.safetensors` of the image encoder |
-| `text_encoder/` | the same of the text encoder, a Hugging Face `BertModel` |
-| `tokenizer/` | opens with `AutoTokenizer.from_pretrained` |
-| `projection.safetensors` | the maps into the joint space, in PyTorch's layout |
-| `medclip_jax.json` | pooling, scale, pixel mean and deviation, sizes, notices |
-| `torch_model.py` | all of it in PyTorch; needs torch, transformers and Pillow |
-| `medclip_official/` | the state dict of the official MedCLIP code, where it fits |
+{files}
 
 ```python
 import sys
@@ -86,36 +80,60 @@ sys.path.insert(0, "DIR")  # this folder
 from torch_model import load, preprocess
 
 model = load("DIR")
-images = model.embed_images(preprocess([film], model.settings))  # PIL, 8-bit gray
-texts = model.embed_texts(model.tokenize(["There is no pneumothorax."]))
-logits = model.score(images, texts)
+{example}
 ```
 
-{pad}"""
+{note}"""
+EXAMPLES = {
+    "dual_encoder": """\
+images = model.embed_images(preprocess([film], model.settings))  # PIL, 8-bit gray
+texts = model.embed_texts(model.tokenize(["There is no pneumothorax."]))
+logits = model.score(images, texts)""",
+    "gloria": """\
+images = model.embed_images(preprocess([film], model.settings))  # PIL, 8-bit gray
+texts = model.embed_texts(model.tokenize(["There is no pneumothorax."]))
+scores = model.score(images, texts)  # or similarity="global", "local", "both"
+images.joint_NxD, images.regions_NxRxD, texts.joint_MxD, texts.words_MxTxD""",
+    "image_only": """\
+features = model.embed_images(preprocess([film], model.settings))  # PIL, 8-bit gray
+compared = model.project(features)  # of length 1, what training compared crops by""",
+}
+CLASSES = {"swin": "SwinModel", "vit": "ViTModel"}
+PROJECTIONS = {
+    "dual_encoder": "the maps into the joint space, in PyTorch's layout",
+    "gloria": "the maps of films and of regions to the width of words, in PyTorch's "
+    "layout; texts have none",
+    "image_only": "the head that training compared crops by, in PyTorch's layout",
+}
 
 LIMITS = """\
 ## Intended use and limits
 
-For research on image-text learning. Not a medical device: never for diagnosis,
-triage or any decision about a patient. Scores are not probabilities and are not
-calibrated. Films of another hospital, machine, age group or view than those of the
-training data may be scored badly without any sign of it; subgroups were not audited.
-The text encoder learned from reports and repeats their habits and errors."""
+For research on learning from films and reports. Not a medical device: never for
+diagnosis, triage or any decision about a patient. Scores are not probabilities and are
+not calibrated. Films of another hospital, machine, age group or view than those of the
+training data may be scored badly without any sign of it; subgroups were not audited."""
+OF_TEXTS = "The text encoder learned from reports and repeats their habits and errors."
+NOTE = (
+    "Probes and fine-tuning take `features`, before the head (SimCLR, arXiv 2002.05709, "
+    "section 4.2)."
+)
 
 
-def _header(simulated: bool) -> str:
+def _header(simulated: bool, method: str) -> str:
     licence = "apache-2.0" if simulated else "other"
     return (
         "---\n"
         f"license: {licence}\n"
         "library_name: pytorch\n"
-        "tags: [radiology, chest-x-ray, contrastive, medclip]\n"
+        f"tags: [radiology, chest-x-ray, contrastive, {method}]\n"
         "---"
     )
 
 
 def _title(settings: Mapping[str, Any]) -> str:
-    towers = f"{settings['image']['name']} + {settings['text']['name']}"
+    of = [settings[tower]["name"] for tower in ("image", "text") if tower in settings]
+    towers = " + ".join(of)
     return f"# {settings['method']} ({towers}), step {settings['step']}"
 
 
@@ -130,12 +148,60 @@ def _warning(simulated: bool, notices: Mapping[str, str], names: Sequence[str]) 
     return "\n".join(f"> **Notice.** {line}" for line in dict.fromkeys(lines))
 
 
+def _use(settings: Mapping[str, Any]) -> str:
+    kind = settings["kind"]
+    return USE.format(
+        files="\n".join(f"| `{path}` | {what} |" for path, what in _files(settings)),
+        example=EXAMPLES[kind],
+        note=NOTE if kind == "image_only" else _padding(settings),
+    )
+
+
+def _files(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    kind, image = settings["kind"], settings["image"]["name"]
+    encoder = "`config.json` and `model.safetensors` of the image encoder, "
+    if image == "resnet":
+        encoder += (
+            "with the names of torchvision's ResNet, without `fc`: the `ResNet` of "
+            "`torch_model.py` loads them, transformers does not"
+        )
+    else:
+        encoder += f"a Hugging Face `{CLASSES[image]}`"
+    texts = [
+        ("text_encoder/", "the same of the text encoder, a Hugging Face `BertModel`"),
+        ("tokenizer/", "opens with `AutoTokenizer.from_pretrained`"),
+    ]
+    official = {
+        "dual_encoder": ("medclip_official/", "MedCLIP"),
+        "gloria": ("gloria_official/", "GLoRIA"),
+    }
+    rows = [("image_encoder/", encoder), *(texts if kind in official else [])]
+    rows += [
+        ("projection.safetensors", PROJECTIONS[kind]),
+        ("medclip_jax.json", "how films and texts are read and scored, sizes, notices"),
+        (
+            "torch_model.py",
+            "all of it in PyTorch; needs torch, transformers and Pillow",
+        ),
+    ]
+    if kind in official:
+        path, system = official[kind]
+        what = f"the state dict of the official {system} code, where it fits"
+        rows.append((path, what))
+    return rows
+
+
 def _padding(settings: Mapping[str, Any]) -> str:
     length = settings["text_length"]
-    if settings["pool_padding"]:
+    if settings.get("pool_padding"):
         return (
             f"Averages run over padding: pad every text to {length} tokens, as "
             "`tokenize` does, or its embedding changes."
+        )
+    if settings.get("gloria", {}).get("window") == "characters":
+        return (
+            "A score looks at as many slots as a text has characters, empty ones too: "
+            f"pad every text to {length} tokens, as `tokenize` does, or its scores change."
         )
     return f"Texts are cut at {length} tokens; padding changes nothing."
 
@@ -206,7 +272,7 @@ def _bullets(title: str, lines: Sequence[str], otherwise: str) -> str:
     return f"## {title}\n\n{body}"
 
 
-def _licence(simulated: bool) -> str:
+def _licence(simulated: bool, has_texts: bool) -> str:
     if simulated:
         text = (
             "The code is Apache-2.0. The weights come from simulated data and may be "
@@ -216,7 +282,11 @@ def _licence(simulated: bool) -> str:
         text = (
             "The code is Apache-2.0. The weights carry the terms of the data that they "
             "were trained on (see the notices above), and of any published weights "
-            "that training started from; this project grants no right to them. The "
-            "tokenizer's vocabulary may hold words of the reports it was trained on."
+            "that training started from; this project grants no right to them."
         )
+        if has_texts:
+            text += (
+                " The tokenizer's vocabulary may hold words of the reports it was "
+                "trained on."
+            )
     return f"## Licence\n\n{text}"

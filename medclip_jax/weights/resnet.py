@@ -73,8 +73,16 @@ def to_torch(variables: Mapping[str, Any]) -> StateDict:
       variables: {"params", "batch_stats"}, unboxed.
     """
     state = layout.to_torch(variables, rule)
-    for key in [key for key in state if key.endswith("running_mean")]:
-        # torch counts batches only where momentum is None; strict loading wants it.
-        counter = key.replace("running_mean", "num_batches_tracked")
-        state[counter] = np.zeros((), np.int64)
-    return state
+    return {**state, **counters(state)}
+
+
+def counters(state: StateDict) -> StateDict:
+    """The counters of batches that PyTorch saves beside running statistics.
+
+    They are read only where momentum is None; strict loading wants them.
+    """
+    return {
+        key.replace("running_mean", "num_batches_tracked"): np.zeros((), np.int64)
+        for key in state
+        if key.endswith("running_mean")
+    }
