@@ -1,10 +1,10 @@
 """Export: checkpoint -> PyTorch and Hugging Face files, with proof of parity.
 
-What is written: the encoders in the layouts of `transformers` (ResNet: of torchvision),
-the projections, the tokenizer, a model in PyTorch that uses them, the official state
-dict of MedCLIP or GLoRIA where the model fits it, and a model card. `--verify` loads the
-written files in PyTorch and holds what it gives against JAX: embeddings, of GLoRIA
-regions, words and scores too.
+What is written: the encoders in the layouts of `transformers` (ResNet: of torchvision;
+BioViL-T's encoder: of microsoft/hi-ml), the projections, the tokenizer, a model in
+PyTorch that uses them, the state dict of the system's official code where the model fits
+it, and a model card. `--verify` loads the written files in PyTorch and holds all that
+the model gives against JAX.
 """
 
 import argparse
@@ -20,27 +20,36 @@ from typing import Any
 
 import jax
 
-from medclip_jax import cli, config_flags, export_release, export_settings, storage
+from medclip_jax import (
+    cli,
+    config_flags,
+    export_official,
+    export_release,
+    export_settings,
+    storage,
+)
 from medclip_jax import run as run_lib
 from medclip_jax.errors import UserError
 from medclip_jax.evaluation import report
 from medclip_jax.export_parity import EXAMPLES, verify
 from medclip_jax.inputs import catalog
+from medclip_jax.models.swin import Swin
 from medclip_jax.runtime import cluster
 from medclip_jax.runtime import workdir as workdir_lib
 from medclip_jax.runtime.metrics import METRICS, last_values
 from medclip_jax.weights import (
+    bert,
+    biovil,
     files,
-    gloria,
     huggingface,
-    layout,
-    medclip,
     model_card,
     pretrained,
 )
 
 MARKER = "medclip_jax.json"
-TORCH_MODEL = Path(__file__).parent / "weights" / "torch_model.py"
+TORCH_MODEL = Path(__file__).parent / "weights" / "torch_model"
+# Of encoders that transformers does not have.
+MODEL_TYPES = {"resnet": "torchvision_resnet", "hybrid": "biovil_t_image_encoder"}
 
 HELP = """examples:
   medclip-jax export --workdir runs/demo/train --out runs/demo/export --verify
@@ -48,10 +57,15 @@ HELP = """examples:
       --results runs/swin/report --verify --tolerance 1e-5
   medclip-jax export --workdir gs://bucket/runs/swin --out gs://bucket/swin --public
 
-Methods with an image and a text encoder are exported (CLIP, ConVIRT, GLoRIA, MedCLIP,
-SigLIP), and those of films alone (SimCLR, MoCo v2: the image tower and its head).
-DIR/README.md says what was written and how to load it; DIR/torch_model.py needs only
-torch and transformers."""
+Every method is exported. DIR/README.md says what was written and how to use it;
+DIR/torch_model/ needs torch, transformers and Pillow alone. What it gives:
+  CLIP, ConVIRT, MedCLIP, SigLIP  vectors of films and texts, and their scores
+  GLoRIA, MGCA, BioViL, BioViL-L  regions of films besides, and (but for BioViL) words
+  BioViL-T                        the same, of films with or without the film before
+  CXR-BERT, BioViL                words that may stand at [MASK]
+  SimCLR, MoCo v2, supervised     features of films; projections, or logits of findings
+The official state dicts lie in DIR/SYSTEM_official/ (MedCLIP, GLoRIA, MGCA, BioViL,
+BioViL-T, CXR-BERT), where the model fits them; `medclip-jax import` reads them."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     _require_replaceable(args.out)
     run = run_lib.open_run(args.workdir, args.step)
     rows = report.read_rows(args.results, run.step) if args.results else []
-    export_settings.method_of(run)
+    export_settings.kind_of(run)
     if args.data:
         storage.check(args.data)
     datasets = catalog.open_datasets(args.data) if args.data else []
@@ -148,7 +162,7 @@ def parser() -> argparse.ArgumentParser:
         "--verify",
         action="store_true",
         help=f"reload in PyTorch and compare what it gives of {EXAMPLES} films and "
-        "texts (embeddings; of GLoRIA regions, words and scores too); exit 1 when they "
+        "texts: vectors, scores, and what else the method gives; exit 1 when they "
         "differ",
     )
     out.add_argument(
@@ -170,7 +184,7 @@ def write(
     """Writes all files but the model card; replaces an earlier export.
 
     Args:
-      run: of a method that `export_settings.method_of` takes.
+      run: of a method that `export_settings.kind_of` knows.
       variables: its variables, on the host.
       out: folder.
       notices: by data set, what who uses the weights is bound to.
@@ -182,18 +196,24 @@ def write(
     draft = out.with_name(out.name + ".partial")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    _write_encoder(run, variables, "image", draft / "image_encoder")
+    remarks = []
+    for tower in export_settings.towers_of(run):
+        remarks += _write_encoder(run, variables, tower, draft / f"{tower}_encoder")
+        if tower == "text":
+            with storage.local(run.workdir / run_lib.TOKENIZER) as tokenizer:
+                shutil.copytree(tokenizer, draft / "tokenizer")
     heads = export_settings.heads(variables)
     files.write_safetensors(heads, draft / "projection.safetensors")
-    shutil.copy(TORCH_MODEL, draft / "torch_model.py")
-    remarks = []
-    if "text" in variables["params"]:
-        _write_encoder(run, variables, "text", draft / "text_encoder")
-        with storage.local(run.workdir / run_lib.TOKENIZER) as tokenizer:
-            shutil.copytree(tokenizer, draft / "tokenizer")
-        remarks += _write_official(run, variables, draft)
-    remarks += [*left_out(run), *small_grids(run)]
-    about = {**export_settings.settings(run, variables), "notices": dict(notices)}
+    shutil.copytree(
+        TORCH_MODEL, draft / "torch_model", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    official, lines = export_official.write(run, variables, draft)
+    remarks += [*lines, *left_out(run, variables), *small_grids(run)]
+    about = {
+        **export_settings.settings(run, variables),
+        "official": official,
+        "notices": dict(notices),
+    }
     workdir_lib.write_json(draft / MARKER, about)
     if out.exists():
         shutil.rmtree(out)
@@ -203,97 +223,63 @@ def write(
 
 def _write_encoder(
     run: run_lib.Run, variables: Mapping[str, Any], tower: str, folder: Path
-) -> None:
-    name = run.config.model[tower].name
-    encoder = getattr(export_settings.method_of(run), f"{tower}_encoder")
-    fields = export_settings.fields_of(encoder)
-    collections = {"params": variables["params"][tower]["encoder"]}
-    for collection, value in variables.items():
-        if collection != "params" and tower in value:
-            collections[collection] = value[tower]
+) -> list[str]:
+    name, params = run.config.model[tower].name, variables["params"]
+    fields = export_settings.fields_of(getattr(run.method, f"{tower}_encoder"))
     folder.mkdir()
-    state = pretrained.converter(name).to_torch(collections)
-    files.write_safetensors(state, folder / files.SAFETENSORS)
-    if name == "resnet":
-        config = {"model_type": "torchvision_resnet", **fields}
+    if tower == "text" and biovil.names_words(params):
+        state, architecture = biovil.masked_words(params), "BertForMaskedLM"
     else:
+        collections = {"params": params[tower]["encoder"]}
+        for collection, value in variables.items():
+            if collection != "params" and tower in value:
+                collections[collection] = value[tower]
+        state, architecture = pretrained.converter(name).to_torch(collections), None
+    remarks = []
+    if fields.get("one_position"):
+        # `BertModel` numbers its positions: alike rows give every token the first.
+        state = bert.same_positions(state)
+        fields["one_position"] = False
+        remarks.append(
+            "text_encoder: all rows of its table of positions are the first one "
+            "(model.text.one_position), so that BertModel sees no order"
+        )
+    files.write_safetensors(state, folder / files.SAFETENSORS)
+    if name in huggingface.KNOWN:
         size = export_settings.image_side(run) if tower == "image" else None
         config = huggingface.to_config(name, fields, size)
-    workdir_lib.write_json(folder / "config.json", config)
-
-
-def _write_official(
-    run: run_lib.Run, variables: Mapping[str, Any], out: Path
-) -> list[str]:
-    """The official state dict, if every parameter has a place in it."""
-    system: Any = gloria if run.config.method == "gloria" else medclip
-    name = f"{system.__name__.rpartition('.')[2]}_official"
-    try:
-        state, report = system.to_torch(variables, run.config.model.image.name)
-    except UserError as error:
-        return [f"{name}: {error}"]
-    if report.unexpected:
-        return [f"{name} has no place for {key}" for key in report.unexpected]
-    folder = out / name
-    folder.mkdir()
-    files.write_safetensors(state, folder / files.SAFETENSORS)
-    remarks = [
-        f"{name} has no {key}, which the official code does not read: load with "
-        "strict=False"
-        for key in report.missing
-    ]
-    if importlib.util.find_spec("torch"):
-        files.write_torch(state, folder / files.PICKLE)
+        if architecture:
+            config["architectures"] = [architecture]
     else:
-        remarks.append(
-            f"{name}/{files.PICKLE}: not written, PyTorch is not installed; "
-            f"{files.SAFETENSORS} holds the same tensors"
-        )
-    return remarks + (_other_scores(run) if system is gloria else _other_pooling(run))
+        config = {"model_type": MODEL_TYPES[name], **fields}
+    workdir_lib.write_json(folder / "config.json", config)
+    return remarks
 
 
-def _other_pooling(run: run_lib.Run) -> list[str]:
-    """Where a model pools texts otherwise than MedCLIP's official code."""
-    method: Any = run.method
-    if method.text_head.pool == "layers_1_2_last" and method.text_head.padding:
-        return []
-    padding = "" if method.text_head.padding else " without padding"
-    line = (
-        "medclip_official: the official code pools texts by the mean of layers 1, 2 and "
-        f"last over padding too; this model pools by {method.text_head.pool}{padding}, "
-        "as torch_model.py does"
-    )
-    return [line]
-
-
-def _other_scores(run: run_lib.Run) -> list[str]:
-    """Where a model scores otherwise than GLoRIA's official code."""
-    found = layout.flatten(run.config.gloria.to_dict())
-    return [
-        f"gloria_official: the official code scores with {'.'.join(path)}={value}; this "
-        f"model with {found[path]}, as torch_model.py does"
-        for path, value in layout.flatten(gloria.OFFICIAL_SWITCHES).items()
-        if found[path] != value
-    ]
-
-
-def left_out(run: run_lib.Run) -> list[str]:
+def left_out(run: run_lib.Run, variables: Mapping[str, Any]) -> list[str]:
     """What of a method's state is of use in training alone."""
-    if run.config.method != "moco":
-        return []
-    line = (
-        "the key encoder and the queue are not written: image_encoder/ and "
-        "projection.safetensors are the query encoder's"
-    )
-    return [line]
+    if run.config.method == "moco":
+        line = (
+            "the key encoder and the queue are not written: image_encoder/ and "
+            "projection.safetensors are the query encoder's"
+        )
+        return [line]
+    params = variables["params"]
+    if "masked_words" in params and not biovil.names_words(params):
+        line = (
+            "the head that names words needs a film here, as no published layout does; "
+            "it is not written"
+        )
+        return [line]
+    return []
 
 
 def small_grids(run: run_lib.Run) -> list[str]:
     """Stages of a Swin whose grid is smaller than its window: `transformers` 5 cannot
     run those, while here (and in transformers 4.24) such a grid is one window."""
-    if run.config.model.image.name != "swin":
+    encoder = getattr(run.method, "image_encoder", None)
+    if not isinstance(encoder, Swin):
         return []
-    encoder: Any = export_settings.method_of(run).image_encoder
     lines, side = [], -(-export_settings.image_side(run) // encoder.patch)
     for stage in range(len(encoder.depths)):
         if side < encoder.window:

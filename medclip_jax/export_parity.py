@@ -1,7 +1,8 @@
 """Proof of an export: the same films and texts through JAX and through PyTorch."""
 
 import dataclasses
-import importlib.util
+import importlib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -19,11 +20,16 @@ from medclip_jax.errors import UserError
 from medclip_jax.evaluation.embedding import Embedder
 from medclip_jax.inputs import augment, evalset
 from medclip_jax.methods import registry
+from medclip_jax.methods.biovil import BioViL
+from medclip_jax.methods.cxr_bert import CXRBERT
 from medclip_jax.methods.gloria import GLoRIA, Similarity
 from medclip_jax.methods.image_only import ImageOnly
+from medclip_jax.methods.mgca import MGCA
+from medclip_jax.methods.supervised import Supervised
+from medclip_jax.weights import biovil
 
 EXAMPLES = 32
-ANY_LENGTH = ("features", "regions", "words")
+ANY_LENGTH = ("features", "logits", "regions", "words")
 """What is not brought to length 1: differences are over the longest vector's length."""
 TOKENS = {
     "ids_BxT": "input_ids",
@@ -31,7 +37,7 @@ TOKENS = {
     "word_ids_BxT": "word_ids",
     "characters_B": "characters",
 }
-"""Tokens as methods name them, and as torch_model.py does."""
+"""Tokens as methods name them, and as torch_model/ does."""
 
 
 def verify(
@@ -56,24 +62,24 @@ def verify(
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    model = load_torch_model(out).load(out)
+    model, towers = load_torch_model(out).load(out), export_settings.towers_of(run)
     films, sentences = examples(run, datasets)
     names = ", ".join(dataset.name for dataset in datasets)
     tokens: dict[str, np.ndarray] = {}
     texts: Any = {}
-    if isinstance(run.method, ImageOnly):
-        source = f"films of {names}" if names else "random films"
+    read = " and ".join({"image": "films", "text": "token ids"}[of] for of in towers)
+    source = f"random {read}"
+    if "text" not in towers:
+        source = f"films of {names}" if names else source
     elif sentences is None:
         tokens = random_tokens(run)
         texts = {TOKENS[name]: array for name, array in tokens.items()}
-        source = "random films and token ids"
     else:
         tokens = encoded(run, sentences)
         texts = model.tokenize(sentences)
-        source = f"films and sentences of {names}"
+        source = f"{read.replace('token ids', 'sentences')} of {names}"
         for name, array in tokens.items():
-            found = texts.get(TOKENS[name], array)  # words: of GLoRIA's alone
-            if not np.array_equal(np.asarray(found), array):
+            if not np.array_equal(np.asarray(texts[TOKENS[name]]), array):
                 return [f"the exported tokenizer gives other {TOKENS[name]}"], False
     ours = in_jax(run.config, variables, films, tokens)
     theirs = in_torch(model, films, texts)
@@ -81,7 +87,7 @@ def verify(
     for name, expected in ours.items():
         difference = np.abs(expected - theirs[name]).max()
         over = ""
-        if name in ANY_LENGTH:
+        if name.startswith(ANY_LENGTH):
             difference /= np.linalg.norm(expected, axis=-1).max()
             over = " over the longest one's length"
         # A NaN must fail, so the comparison is not turned round.
@@ -109,8 +115,8 @@ def in_jax(
       tokens: as `embed_texts` of the method takes them; empty of a method of films.
 
     Returns:
-      Float arrays that lead with the films or the texts. Embeddings, projections and
-      word masks are [B, ...], scores [B, B] of all films with all texts.
+      Float arrays that lead with the films or the texts; scores are [B, B], of all films
+      with all texts.
     """
     config = config.copy_and_resolve_references()
     with config.unlocked():
@@ -122,51 +128,144 @@ def in_jax(
         films_BxHxWx3 = augment.normalize(
             films_BxHxWx1, config.data.mean, config.data.std
         )
-        if isinstance(method, ImageOnly):
-            images, _ = method.embed(variables, films_BxHxWx3, None, train=False)
-            return {"features": images.trunk_BxF, "projections": images.joint_BxD}
-        images = method.embed_images(variables, {"current_BxHxWx3": films_BxHxWx3})
-        texts = method.embed_texts(variables, tokens)
-        found = {
-            "image embeddings": images.joint_BxD,
-            "text embeddings": texts.joint_BxD,
-        }
-        if isinstance(method, GLoRIA):
-            found["regions"] = images.local_BxPxD
-            found["words"] = texts.local_BxWxD
-            found["word masks"] = texts.local_mask_BxW
-            for similarity in get_args(Similarity):
-                by = dataclasses.replace(method, similarity=similarity)
-                found[f"scores ({similarity})"] = by.score(variables, images, texts)
-        return found
+        found = _without_texts(method, variables, films_BxHxWx3)
+        return found or _with_texts(method, variables, films_BxHxWx3, tokens)
 
     with jax.default_matmul_precision("highest"):
         found = compared(variables, films_BxHxWx1, dict(tokens))
     return {name: np.asarray(array, np.float32) for name, array in found.items()}
 
 
+def _without_texts(
+    method: Any, variables: Any, films_BxHxWx3: jax.Array
+) -> dict[str, Any]:
+    """Of a method of films alone; else nothing."""
+    if isinstance(method, ImageOnly):
+        images, _ = method.embed(variables, films_BxHxWx3, None, train=False)
+        return {"features": images.trunk_BxF, "projections": images.joint_BxD}
+    if isinstance(method, Supervised):
+        films = {"current_BxHxWx3": films_BxHxWx3}
+        images = method.embed_images(variables, films)
+        logits_BxC = method.class_logits(variables, images)
+        return {"features": images.trunk_BxF, "logits of findings": logits_BxC}
+    return {}
+
+
+def _with_texts(
+    method: Any,
+    variables: Any,
+    films_BxHxWx3: jax.Array,
+    tokens: Mapping[str, jax.Array],
+) -> dict[str, jax.Array]:
+    params, texts = variables["params"], method.embed_texts(variables, tokens)
+    has_parts = isinstance(method, (BioViL, GLoRIA, MGCA))
+    parts = (texts.local_BxWxD, texts.local_mask_BxW, texts.local_weight_BxW)
+    found = _named("text", texts.joint_BxD, *(parts if has_parts else ()))
+    if biovil.names_words(params):
+        head = method.masked_words.head
+        said_BxTxC, bias_V = head.apply(
+            {"params": params["masked_words"]}, texts.words_BxTxC
+        )
+        table_VxC = params["text"]["encoder"]["word_embedding"]
+        found["logits of words"] = said_BxTxC @ table_VxC.T + bias_V
+    if isinstance(method, CXRBERT):
+        return {
+            **found,
+            "scores": texts.joint_BxD @ texts.joint_BxD.T / method.temperature,
+        }
+    current = {"current_BxHxWx3": films_BxHxWx3}
+    reads_prior = getattr(method, "reads_prior", False)
+    for name, has_prior_B in _priors(reads_prior, len(films_BxHxWx3)).items():
+        prior = {"prior_BxHxWx3": films_BxHxWx3[::-1], "has_prior_B": has_prior_B}
+        films = current if has_prior_B is None else {**current, **prior}
+        images = method.embed_images(variables, films)
+        parts = (images.local_BxPxD, None, images.local_weight_BxP)
+        made = _named("image", images.joint_BxD, *(parts if has_parts else ()))
+        if isinstance(method, GLoRIA):
+            for similarity in get_args(Similarity):
+                by = dataclasses.replace(method, similarity=similarity)
+                made[f"scores ({similarity})"] = by.score(variables, images, texts)
+        else:
+            made["scores"] = method.score(variables, images, texts)
+        found |= {f"{of}{name}": array for of, array in made.items()}
+    return found
+
+
 def in_torch(
     model: Any, films_BxHxWx1: np.ndarray, texts: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
     """The same of an exported model, from tokens as its `tokenize` gives them."""
-    kind, images = model.settings["kind"], model.embed_images(films_BxHxWx1)
-    if kind == export_settings.IMAGE_ONLY:
-        found = {"features": images, "projections": model.project(images)}
+    kind = model.settings["kind"]
+    if kind in ("image_only", "classifier"):
+        images = model.embed_images(films_BxHxWx1)
+        found = {"features": images}
+        if kind == "image_only":
+            found["projections"] = model.project(images)
+        else:
+            found["logits of findings"] = model.class_logits(images)
     else:
-        embedded = model.embed_texts(texts)
-        found = {"image embeddings": images, "text embeddings": embedded}
-    if kind == export_settings.GLORIA:
-        found = {
-            "image embeddings": images.joint_NxD,
-            "text embeddings": embedded.joint_MxD,
-            "regions": images.regions_NxRxD,
-            "words": embedded.words_MxTxD,
-            "word masks": embedded.mask_MxT,
-        }
-        for similarity in get_args(Similarity):
-            scores_NxM = model.score(images, embedded, similarity)
-            found[f"scores ({similarity})"] = scores_NxM
+        found = _with_texts_in_torch(model, films_BxHxWx1, texts)
     return {name: tensor.float().numpy() for name, tensor in found.items()}
+
+
+def _with_texts_in_torch(
+    model: Any, films_BxHxWx1: np.ndarray, texts: Mapping[str, Any]
+) -> dict[str, Any]:
+    embedded, has_films = model.embed_texts(texts), "image" in model.settings
+    # A vector, or a tuple of vector, words, mask and how much is looked at each.
+    has_parts = isinstance(embedded, tuple)
+    found = _named("text", *(embedded if has_parts else [embedded]))
+    if model.settings["names_words"]:
+        found["logits of words"] = model.word_logits(texts)
+    if not has_films:
+        return {**found, "scores": model.score(embedded, embedded)}
+    reads_prior = model.settings["image"]["name"] == "hybrid"
+    for name, has_prior_B in _priors(reads_prior, len(films_BxHxWx1)).items():
+        images = (
+            model.embed_images(films_BxHxWx1)
+            if has_prior_B is None
+            else model.embed_images(
+                films_BxHxWx1, films_BxHxWx1[::-1].copy(), has_prior_B
+            )
+        )
+        made = _named("image", images)
+        if has_parts:
+            made = _named(
+                "image", images.joint_NxD, images.regions_NxRxD, None, images.looks_NxR
+            )
+        if model.settings["kind"] == "gloria":
+            for of in get_args(Similarity):
+                made[f"scores ({of})"] = model.score(images, embedded, of)
+        else:
+            made["scores"] = model.score(images, embedded)
+        found |= {f"{of}{name}": tensor for of, tensor in made.items()}
+    return found
+
+
+def _named(
+    tower: str, joint: Any, parts: Any = None, mask: Any = None, looks: Any = None
+) -> dict[str, Any]:
+    """What is embedded, by what `verify` calls it; without what there is none of."""
+    of = {"image": "regions", "text": "words"}[tower]
+    made = {
+        f"{tower} embeddings": joint,
+        of: parts,
+        f"masks of {of}": mask,
+        f"looks at {of}": looks,
+    }
+    return {name: array for name, array in made.items() if array is not None}
+
+
+def _priors(reads_prior: bool, films: int) -> dict[str, np.ndarray | None]:
+    """Which films have one before, bool [B], by what `verify` calls it."""
+    if not reads_prior:
+        return {"": None}
+    every = np.ones(films, bool)
+    return {
+        "": None,
+        " beside films before": every,
+        " where some have a film before": np.arange(films) % 2 > 0,
+    }
 
 
 def examples(
@@ -224,9 +323,12 @@ def encoded(run: run_lib.Run, sentences: Sequence[str]) -> dict[str, np.ndarray]
 
 
 def load_torch_model(out: Path) -> ModuleType:
-    """The exported folder's own PyTorch model."""
-    spec = importlib.util.spec_from_file_location("torch_model", out / "torch_model.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """The exported folder's own package, as who uses it imports it."""
+    for name in [of for of in sys.modules if of.partition(".")[0] == "torch_model"]:
+        del sys.modules[name]  # of another exported folder
+    importlib.invalidate_caches()
+    sys.path.insert(0, str(out))
+    try:
+        return importlib.import_module("torch_model")
+    finally:
+        sys.path.remove(str(out))

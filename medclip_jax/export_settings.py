@@ -7,23 +7,40 @@ from typing import Any
 import jax
 import numpy as np
 
+from data_pipelines.findings import FINDINGS
 from medclip_jax import run as run_lib
 from medclip_jax.errors import UserError
 from medclip_jax.methods.dual_encoder import DualEncoder
-from medclip_jax.methods.gloria import GLoRIA
-from medclip_jax.methods.image_only import ImageOnly
-from medclip_jax.models.heads import ImageHead, TextHead
+from medclip_jax.weights import biovil
 
 FORMAT_VERSION = 2
 PROGRAM = ("dtype", "remat", "scan_layers", "attention")
 """Fields of an encoder that change how it is computed, not what."""
-DUAL_ENCODER, GLORIA, IMAGE_ONLY = "dual_encoder", "gloria", "image_only"
-"""Kinds of methods, as torch_model.py tells them apart."""
+KINDS = {
+    "biovil": "biovil",
+    "biovil_t": "biovil",
+    "clip": "dual_encoder",
+    "convirt": "dual_encoder",
+    "cxr_bert": "cxr_bert",
+    "gloria": "gloria",
+    "medclip": "dual_encoder",
+    "mgca": "mgca",
+    "moco": "image_only",
+    "siglip": "dual_encoder",
+    "simclr": "image_only",
+    "supervised": "classifier",
+}
+"""Methods to kinds of models, as torch_model/ tells them apart."""
 
-# Projections and leaves, as flax names them, to PyTorch's.
-_PROJECTIONS = {
-    ("image", "global"): "image_projection",
-    ("image", "local"): "region_projection",
+# Heads, as flax names them, to PyTorch's modules.
+_HEADS = {
+    ("image", "projection"): "image_projection",
+    ("image", "projection", "global"): "image_projection",
+    ("image", "projection", "local"): "region_projection",
+    ("image", "classifier"): "classifier",
+    ("text", "projection"): "text_projection",
+    ("text", "projection", "global"): "text_projection",
+    ("text", "projection", "local"): "word_projection",
 }
 _LEAVES = {
     "kernel": "weight",
@@ -33,34 +50,24 @@ _LEAVES = {
 }
 
 
-def method_of(run: run_lib.Run) -> DualEncoder | ImageOnly:
-    """The run's method.
+def kind_of(run: run_lib.Run) -> str:
+    """The kind of the run's model.
 
     Raises:
-      UserError: torch_model.py has no model of it.
+      UserError: torch_model/ has no model of its method.
     """
-    method = run.method
-    if isinstance(method, (GLoRIA, ImageOnly)):
-        return method
-    if (
-        isinstance(method, DualEncoder)
-        and isinstance(method.image_head, ImageHead)
-        and isinstance(method.text_head, TextHead)
-    ):
-        return method
-    raise UserError(
-        f"{run.workdir} holds a run of method {run.config.method!r}, which is not "
-        "exported: expected an image and a text encoder whose heads take one vector of "
-        "a film and of a text, GLoRIA, or an image encoder trained on crops (SimCLR, "
-        "MoCo). Give the --workdir of such a run"
-    )
+    if run.config.method not in KINDS:
+        raise UserError(
+            f"{run.workdir} holds a run of method {run.config.method!r}, which is not "
+            f"exported: expected one of {', '.join(KINDS)}. Give the --workdir of such "
+            "a run"
+        )
+    return KINDS[run.config.method]
 
 
-def kind_of(method: DualEncoder | ImageOnly) -> str:
-    """One of the kinds."""
-    if isinstance(method, ImageOnly):
-        return IMAGE_ONLY
-    return GLORIA if isinstance(method, GLoRIA) else DUAL_ENCODER
+def towers_of(run: run_lib.Run) -> list[str]:
+    """Those of "image" and "text" that the method has."""
+    return [of for of in ("image", "text") if hasattr(run.method, f"{of}_encoder")]
 
 
 def image_side(run: run_lib.Run) -> int:
@@ -80,55 +87,79 @@ def fields_of(encoder: Any) -> dict[str, Any]:
 def heads(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The projections in PyTorch's layout: Linear weights are [out, in]."""
     state = {}
-    for tower, params in variables["params"].items():
-        if not isinstance(params, Mapping) or "projection" not in params:
-            continue
+    for tower in ("image", "text"):
+        params = variables["params"].get(tower, {})
         statistics = variables.get("batch_stats", {}).get(f"{tower}_projection", {})
-        for tree in (params["projection"], statistics):
+        found = [(name, of) for name, of in params.items() if (tower, name) in _HEADS]
+        for head, tree in (*found, ("projection", statistics)):
             for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
                 *names, last = (str(entry.key) for entry in path)
-                projection = f"{tower}_projection"
-                if names and (tower, names[0]) in _PROJECTIONS:
-                    projection = _PROJECTIONS[tower, names.pop(0)]
-                key = ".".join([projection, *names, _LEAVES.get(last, last)])
+                module = _HEADS[tower, head]
+                if names and (tower, head, names[0]) in _HEADS:
+                    module = _HEADS[tower, head, names.pop(0)]
+                key = ".".join([module, *names, _LEAVES.get(last, last)])
                 state[key] = np.ascontiguousarray(np.asarray(leaf, np.float32).T)
     return state
 
 
 def settings(run: run_lib.Run, variables: Mapping[str, Any]) -> dict[str, Any]:
     """What a user of the files must know beside the weights."""
-    config, method = run.config, method_of(run)
+    config, kind = run.config, kind_of(run)
     about = {
         "format_version": FORMAT_VERSION,
         "method": config.method,
-        "kind": kind_of(method),
+        "kind": kind,
         "step": run.step,
-        "image": {
-            "name": config.model.image.name,
-            **fields_of(method.image_encoder),
-        },
-        "embed_dim": config.model.embed_dim,
+        "data_fingerprint": run.fingerprint,
+    }
+    if "image" in towers_of(run):
+        about |= _of_films(run)
+    if "text" in towers_of(run):
+        about |= _of_texts(run, variables)
+    method: Any = run.method
+    match kind:
+        case "biovil":
+            about["words"] = method.local_weight > 0
+        case "classifier":
+            about["findings"] = list(FINDINGS)
+        case "dual_encoder":
+            about["text_pool"] = method.text_head.pool
+            about["pool_padding"] = method.text_head.padding
+            about["bias"] = float(variables["params"].get("logit_bias", 0.0))
+        case "gloria":
+            about["gloria"] = config.gloria.to_dict()
+            about["prompt_zscore"] = method.prompt_zscore
+        case "mgca":
+            about["shifted_words"] = method.text_head.shifted
+    return about
+
+
+def _of_films(run: run_lib.Run) -> dict[str, Any]:
+    config = run.config
+    method: Any = run.method
+    return {
+        "image": {"name": config.model.image.name, **fields_of(method.image_encoder)},
         "image_size": config.data.image_size,
         "mean": config.data.mean,
         "std": config.data.std,
-        "data_fingerprint": run.fingerprint,
+        "resize_to": getattr(method, "resize_to", 0),
+        # Of a ResNet, whose map gives the regions: counted from 1, 0 is the last.
+        "stage": getattr(getattr(method, "image_head", None), "stage", 0),
     }
-    if isinstance(method, ImageOnly):
-        return about
-    about["text"] = {"name": config.model.text.name, **fields_of(method.text_encoder)}
-    about["text_length"] = config.data.text_length
-    about["prompt_pooling"] = method.prompt_pooling
-    if isinstance(method, GLoRIA):
-        return {
-            **about,
-            "gloria": config.gloria.to_dict(),
-            "prompt_zscore": method.prompt_zscore,
-        }
-    head: Any = method.text_head
-    return {
-        **about,
-        "text_pool": head.pool,
-        "pool_padding": head.padding,
-        "scale": float(method.scale(dict(variables))),
-        "bias": float(variables["params"].get("logit_bias", 0.0)),
+
+
+def _of_texts(run: run_lib.Run, variables: Mapping[str, Any]) -> dict[str, Any]:
+    config = run.config
+    method: Any = run.method
+    about = {
+        "text": {"name": config.model.text.name, **fields_of(method.text_encoder)},
+        "text_length": config.data.text_length,
+        "embed_dim": config.model.embed_dim,
+        "names_words": biovil.names_words(variables["params"]),
     }
+    if isinstance(method, DualEncoder):
+        about["prompt_pooling"] = method.prompt_pooling
+        about["scale"] = float(method.scale(dict(variables)))
+    else:
+        about["scale"] = 1 / method.temperature
+    return about

@@ -13,7 +13,7 @@ from medclip_jax import export, export_release, initial_weights
 from medclip_jax.errors import UserError
 from medclip_jax.runtime import workdir as workdir_lib
 from medclip_jax.weights import medclip
-from tests.test_export import make_config, make_run, run_export
+from tests.exported import make_config, make_run, run_export
 
 MIMIC = (
     "Made from MIMIC-CXR (PhysioNet Credentialed Health Data License): share neither "

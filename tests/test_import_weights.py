@@ -210,10 +210,10 @@ def test_gloria_s_import_then_export_gives_the_same_state_dict(tmp_path, capsys)
         assert value.dtype == after[key].dtype
     printed = capsys.readouterr().out
     for line in (
-        "the official code scores with text_layers=4; this model with 2",
-        "the official code scores with window=characters; this model with words",
+        "the official code has gloria.text_layers=4; this model 2",
+        "the official code has gloria.window=characters; this model words",
     ):
-        assert f"note: gloria_official: {line}, as torch_model.py does" in printed
+        assert f"note: gloria_official: {line}, as torch_model/ does" in printed
     assert "words.sharpness" not in printed and "strict=False" not in printed
     assert "data-use agreement applies" in (out / "README.md").read_text()
 
@@ -255,7 +255,7 @@ def test_mgca_s_weights(tmp_path):
         "patch_local_atten_layer.out_proj.bias": np.zeros(12),
         "text_encoder_q.model.embeddings.position_ids": np.zeros((1, 16)),
     }
-    state = {**mgca.to_torch(variables), **unused}
+    state = {**mgca.to_torch(variables, "vit")[0], **unused}
     files.write_safetensors(state, tmp_path / "model.safetensors")
     Tokenizer.from_vocabulary(VOCABULARY).save(tmp_path / "tokenizer")
     argv = ["--weights", str(tmp_path / "model.safetensors")]
@@ -266,7 +266,7 @@ def test_mgca_s_weights(tmp_path):
     assert run.config.model.text.one_position and run.config.mgca.shifted_words
     assert run.method.attention == "cosines" and run.method.sum_directions
     assert run.method.text_head.shifted
-    back = mgca.to_torch(jax.device_get(run.variables))
+    back, _ = mgca.to_torch(jax.device_get(run.variables), "vit")
     assert back.keys() | unused.keys() == state.keys()
     prototypes = state["prototype_layer.weight"]
     prototypes /= np.linalg.norm(prototypes, axis=1, keepdims=True)

@@ -97,3 +97,14 @@ def position_ids(state: StateDict, prefix: str) -> StateDict:
     """
     rows = state[f"{prefix}embeddings.position_embeddings.weight"].shape[0]
     return {f"{prefix}embeddings.position_ids": np.arange(rows)[None]}
+
+
+def same_positions(state: StateDict) -> StateDict:
+    """The state dict with the first row of the table of positions in every row.
+
+    Args:
+      state: that holds a BertModel, with or without "bert." before its keys.
+    """
+    (key,) = (key for key in state if key.endswith(_EMBEDDINGS["position_embedding"]))
+    rows = np.broadcast_to(state[key][:1], state[key].shape)
+    return {**state, key: np.ascontiguousarray(rows)}

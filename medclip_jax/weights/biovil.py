@@ -7,20 +7,20 @@ meet, so both are given together. What BioViL-T names hidden words with, beyond 
 model, and its table of positions are in neither.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from medclip_jax.weights import bert, layout, resnet
+from medclip_jax.errors import UserError
+from medclip_jax.weights import bert, hybrid, layout, resnet
 from medclip_jax.weights.layout import Path, Place, Report, StateDict, Variables
 
-RESNET, PROJECTOR, POOLER = (
-    "encoder.encoder.",
-    "projector.model.",
-    "encoder.vit_pooler.",
-)
+IMAGE = "encoder."
+RESNET, POOLER = f"{IMAGE}{hybrid.RESNET}", f"{IMAGE}{hybrid.POOLER}"
+PROJECTOR = "projector.model."
+IMAGE_ENCODERS = ("resnet", "hybrid")
+IMAGENET = 1000  # classes
 PREDICTIONS, CLS_HEAD = "cls.predictions.", "cls_projection_head."
 ANCHOR = f"{CLS_HEAD}dense_to_hidden.weight"
 NOTICE = (
@@ -41,16 +41,6 @@ _PROJECTION: dict[Path, Place] = {
     ("norm", "var"): Place(f"{PROJECTOR}1.running_var"),
     ("out", "kernel"): Place(f"{PROJECTOR}3.weight", "pointwise"),
     ("out", "bias"): Place(f"{PROJECTOR}3.bias"),
-}
-_MODULES = {
-    "attention_norm": "norm1",
-    "query": "attn.proj_q",
-    "key": "attn.proj_k",
-    "value": "attn.proj_v",
-    "attention_out": "attn.proj",
-    "mlp_norm": "norm2",
-    "mlp_in": "mlp.fc1",
-    "mlp_out": "mlp.fc2",
 }
 _TEXT_MODULES = {
     "projection": {
@@ -86,9 +76,23 @@ def recipe(state: Mapping[str, np.ndarray]) -> str:
 
 def options(state: Mapping[str, np.ndarray]) -> list[str]:
     """What the recipe needs to fit the weights: `KEY=VALUE` of the config."""
+    made: list[str] = []
     if f"{POOLER}type_embed" in state:
-        return ["biovil_t.mlm_reads_film=false"]
-    return []
+        made.append("biovil_t.mlm_reads_film=false")
+    # What `to_torch` leaves out where words are named with a film's help.
+    if f"{PREDICTIONS}bias" not in state:
+        method = recipe(state).partition(".")[0]
+        made.append(f"{method}.mlm_weight=0.0")
+    return made
+
+
+def official(image: str) -> dict[str, Any]:
+    """What the official code embeds with, by key of the config.
+
+    Args:
+      image: the image encoder's name.
+    """
+    return {"model.image.positions_in_values": True} if image == "hybrid" else {}
 
 
 def rule(path: Path) -> Place:
@@ -96,7 +100,7 @@ def rule(path: Path) -> Place:
     collection, *rest = path
     match rest:
         case ["image", *inner] if collection == "batch_stats":
-            return _of_resnet((collection, *inner))
+            return _of_image((collection, *inner))
         case ["image", "encoder", *inner]:
             return _of_image((collection, *inner))
         case ["image_projection" | "image", *inner] if tuple(inner[-2:]) in _PROJECTION:
@@ -125,43 +129,85 @@ def from_torch(
     return layout.from_torch(state, target, rule, _IGNORED)
 
 
-def to_torch(variables: Mapping[str, Any]) -> StateDict:
-    """Both official state dicts together, but for ImageNet's classifier."""
-    state = layout.to_torch(variables, rule)
-    for key in [key for key in state if key.endswith("running_mean")]:
-        counter = key.replace("running_mean", "num_batches_tracked")
-        state[counter] = np.zeros((), np.int64)
-    if f"{PREDICTIONS}bias" in state:
-        words = state["bert.embeddings.word_embeddings.weight"]
-        state[f"{PREDICTIONS}decoder.weight"] = words
-        state[f"{PREDICTIONS}decoder.bias"] = state[f"{PREDICTIONS}bias"]
-    return state
+def to_torch(
+    variables: Mapping[str, Any], image: str | None = None
+) -> tuple[StateDict, Report]:
+    """The official state dicts: of the image model and of the text model, together.
+
+    Args:
+      variables: of a method, unboxed; sizes may be other than the published ones.
+      image: the image encoder's name; None where there is none.
+
+    Returns:
+      Arrays by key, with what the official code holds and never reads: counters, and
+      ImageNet's classifier, as zeros. And a report whose `missing` names the module that
+      a strict load asks for besides: the head that names words, where there is none, or
+      one that needs a film.
+
+    Raises:
+      UserError: an image encoder that the layout does not know.
+    """
+    if image not in (None, *IMAGE_ENCODERS):
+        raise UserError(
+            f"the layout of microsoft/hi-ml has a {' or a '.join(IMAGE_ENCODERS)}, no "
+            f"{image!r}; the encoder is exported as a Hugging Face folder alone"
+        )
+    params = _read_at_inference(variables["params"])
+    state = layout.to_torch({**variables, "params": params}, rule)
+    state.update(resnet.counters(state))
+    if "image" in params:
+        pair = f"{IMAGE}backbone_to_vit.weight"
+        width = state.get(pair, state[f"{PROJECTOR}0.weight"]).shape[1]
+        state[f"{RESNET}fc.weight"] = np.zeros((IMAGENET, width), np.float32)
+        state[f"{RESNET}fc.bias"] = np.zeros(IMAGENET, np.float32)
+    if "masked_words" not in params:
+        return state, Report((PREDICTIONS.removesuffix("."),))
+    # PyTorch saves what is tied twice.
+    table = state[f"bert.{bert.ANCHOR}"]
+    state[f"{PREDICTIONS}decoder.weight"] = table
+    state[f"{PREDICTIONS}decoder.bias"] = state[f"{PREDICTIONS}bias"]
+    return state, Report()
+
+
+def names_words(params: Mapping[str, Any]) -> bool:
+    """Whether a method has a head that names hidden words, from words alone."""
+    return "masked_words" in params and "film" not in params["masked_words"]
+
+
+def masked_words(params: Mapping[str, Any]) -> StateDict:
+    """The text tower with its head in the layout of transformers' BertForMaskedLM.
+
+    Args:
+      params: of a method that `names_words`.
+
+    Returns:
+      Arrays by key, without the head's last matrix: it is the table of words.
+    """
+    params = _read_at_inference(params)
+    text = {"encoder": params["text"]["encoder"]}
+    tree = {"text": text, "masked_words": params["masked_words"]}
+    return layout.to_torch({"params": tree}, rule)
+
+
+def is_of_text(key: str) -> bool:
+    """Whether a key is of the text model's file; else of the image model's."""
+    return key.startswith(("bert.", "cls.", CLS_HEAD))
+
+
+def _read_at_inference(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Without BERT's pooler, which no method here reads, and a head that reads films."""
+    encoder = {k: v for k, v in params["text"]["encoder"].items() if k != "pooler"}
+    made = {**params, "text": {**params["text"], "encoder": encoder}}
+    if not names_words(params):
+        made.pop("masked_words", None)
+    return made
 
 
 def _of_image(path: Path) -> Place:
-    """Of BioViL's ResNet, or of what BioViL-T has besides."""
-    match path[1:]:
-        case ("missing",):
-            return Place("encoder.missing_previous_emb", "channels")
-        case ("to_patch", "kernel"):
-            return Place("encoder.backbone_to_vit.weight", "pointwise")
-        case ("pooler", "type_embedding"):
-            return Place(f"{POOLER}type_embed", "rows")
-        case ("pooler", "norm", leaf):
-            return _under(f"{POOLER}norm_post", leaf)
-        case ("pooler", block, module, leaf) if module in _MODULES:
-            number = re.fullmatch(r"block_(\d+)", block)
-            assert number is not None
-            return _under(f"{POOLER}blocks.{number[1]}.{_MODULES[module]}", leaf)
-    return _of_resnet(path)
-
-
-def _of_resnet(path: Path) -> Place:
-    collection, *inner = path
-    if inner[0] == "resnet":  # within BioViL-T's encoder
-        inner = inner[1:]
-    place = resnet.rule((collection, *inner))
-    return Place(f"{RESNET}{place.key}", place.kind)
+    """Of BioViL's ResNet, or of BioViL-T's encoder."""
+    is_hybrid = path[1] in ("resnet", "to_patch", "pooler", "missing")
+    place = hybrid.rule(path) if is_hybrid else resnet.rule(path)
+    return Place(f"{IMAGE if is_hybrid else RESNET}{place.key}", place.kind)
 
 
 def _under(module: str, leaf: str) -> Place:

@@ -18,19 +18,6 @@ from medclip_jax.weights.layout import Path, Place, Report, StateDict, Variables
 IMAGE, TEXT = "img_encoder.", "text_encoder.model."
 ANCHOR = f"{IMAGE}global_embedder.weight"
 POOLER = f"{TEXT}pooler.dense.weight"
-# What the official code and its settings score with, by names of `config.gloria`.
-OFFICIAL_SWITCHES = {
-    "resize_to": 299,
-    "stage": 3,
-    "text_layers": 4,
-    "words": {
-        "attention": "words_then_regions",
-        "unit": False,
-        "sharpness": 4.0,
-        "focus": 5.0,
-    },
-    "window": "characters",
-}
 NOTICE = (
     "Published GLoRIA weights, trained on CheXpert films and reports, whose data-use "
     "agreement applies."
@@ -57,6 +44,24 @@ def options(state: Mapping[str, np.ndarray]) -> list[str]:
     """What the recipe needs to fit the weights: `KEY=VALUE` of the config."""
     # Never read, but an export that is to load in the official code needs it.
     return [f"model.text.pooler={any(key.endswith(POOLER) for key in state)}"]
+
+
+def official(image: str) -> dict[str, Any]:
+    """What the official code and its settings score with, by key of the config.
+
+    Args:
+      image: the image encoder's name.
+    """
+    return {
+        "gloria.resize_to": 299,
+        "gloria.stage": 3,
+        "gloria.text_layers": 4,
+        "gloria.words.attention": "words_then_regions",
+        "gloria.words.unit": False,
+        "gloria.words.sharpness": 4.0,
+        "gloria.words.focus": 5.0,
+        "gloria.window": "characters",
+    }
 
 
 def rule(path: Path) -> Place:

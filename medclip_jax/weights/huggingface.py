@@ -67,6 +67,8 @@ _FIXED: dict[str, dict[str, Any]] = {
     "bert": {"hidden_act": "gelu", "position_embedding_type": "absolute"},
 }
 _CLASSES = {"swin": "SwinModel", "vit": "ViTModel", "bert": "BertModel"}
+KNOWN = tuple(_CLASSES)
+"""The encoders that transformers has."""
 
 
 def to_config(

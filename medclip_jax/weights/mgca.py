@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from medclip_jax.errors import UserError
 from medclip_jax.weights import bert, layout, resnet, vit
 from medclip_jax.weights.layout import Path, Place, Report, StateDict, Variables
 
+IMAGE_ENCODERS = ("vit", "resnet")
 TOWERS = {"image": "img_encoder_q.", "text": "text_encoder_q."}
 ANCHOR = "prototype_layer.weight"
 NOTICE = (
@@ -62,6 +64,18 @@ def options(state: Mapping[str, np.ndarray]) -> list[str]:
         "mgca.local_weight=1.0",
         "mgca.prototype_weight=1.0",
     ]
+
+
+def official(image: str) -> dict[str, Any]:
+    """What the official code embeds with, by key of the config.
+
+    Args:
+      image: the image encoder's name.
+    """
+    of_image = {"model.image.pooling": "cls", "model.image.epsilon": 1e-6}
+    if image == "resnet":
+        of_image = {"mgca.resize_to": 299, "mgca.stage": 3}
+    return {"model.text.one_position": True, "mgca.shifted_words": True, **of_image}
 
 
 def rule(path: Path) -> Place:
@@ -121,12 +135,46 @@ def from_torch(
     if ANCHOR in state:
         found_KxD = variables["params"]["prototypes"]
         lengths_Kx1 = np.linalg.norm(found_KxD, axis=1, keepdims=True)
+        # What has it already stays as it is, to the bit.
+        lengths_Kx1[np.abs(lengths_Kx1 - 1) < 1e-6] = 1.0
         variables["params"]["prototypes"] = found_KxD / np.maximum(lengths_Kx1, 1e-12)
     return variables, report
 
 
-def to_torch(variables: Mapping[str, Any]) -> StateDict:
-    """The official state dict; the type of tokens goes into their positions."""
+def to_torch(variables: Mapping[str, Any], image: str) -> tuple[StateDict, Report]:
+    """The official state dict; the type of tokens goes into their positions.
+
+    Args:
+      variables: of the method, unboxed; sizes may be other than the published ones.
+      image: the image encoder's name.
+
+    Returns:
+      Arrays by key, with the tables that the official code saves; and a report whose
+      `missing` names the modules that a strict load asks for besides and that the
+      official code, as it is run, never calls.
+
+    Raises:
+      UserError: an image encoder, or a pooler, that the layout does not know.
+    """
+    if image not in IMAGE_ENCODERS:
+        raise UserError(
+            f"MGCA's layout has a {' or a '.join(IMAGE_ENCODERS)}, no {image!r}; the "
+            "encoder is exported as a Hugging Face folder alone"
+        )
+    params = variables["params"]
+    if poolers := [of for of in TOWERS if "pooler" in params[of]["encoder"]]:
+        raise UserError(
+            f"MGCA's layout has no pooler; this model has one in its {poolers[0]} encoder"
+        )
     state = layout.to_torch(variables, rule)
     state[_POSITIONS] = state[_POSITIONS] + state.pop(_TYPES)[0]
-    return layout.rejoined(state)
+    state = {**layout.rejoined(state), **resnet.counters(state)}
+    state.update(bert.position_ids(state, f"{TOWERS['text']}model."))
+    layers = (name for name in params["text"]["encoder"] if name.startswith("layer_"))
+    missing = [
+        f"{TOWERS['text']}model.encoder.layer.{name.removeprefix('layer_')}.crossattention"
+        for name in layers
+    ]
+    if not _ATTENTION.keys() & params.keys():
+        missing += _ATTENTION.values()
+    return state, Report(tuple(missing))

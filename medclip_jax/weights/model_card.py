@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from medclip_jax.weights import model_card_use
+
 # Without a notice of its data a model must be treated as made from protected data.
 UNKNOWN = (
     "The export did not see the data, so no notice of its terms could be copied. Treat "
@@ -47,16 +49,17 @@ def model_card(
     """
     names = sorted(data["datasets"])
     simulated, has_texts = is_simulated(notices, names), "text" in settings
+    limits = LIMITS if "image" in settings else LIMITS_OF_TEXTS
     parts = [
         _header(simulated, settings["method"]),
         _title(settings),
         _warning(simulated, notices, names),
-        _use(settings),
+        model_card_use.section(settings),
         _data(data, notices, names),
         _results(metrics, rows, simulated),
         _bullets("Verification", verification, "Not asked for (`--verify`)."),
         _bullets("What does not fit, or differs", remarks, "Everything fits."),
-        f"{LIMITS}\n{OF_TEXTS}" if has_texts else LIMITS,
+        f"{limits}\n{OF_TEXTS}" if has_texts else limits,
         _licence(simulated, has_texts),
         f"## Release\n\n{release}",
         "## Config\n\n```json\n"
@@ -66,46 +69,6 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
-USE = """\
-## Files and use
-
-| path | what |
-|---|---|
-{files}
-
-```python
-import sys
-
-sys.path.insert(0, "DIR")  # this folder
-from torch_model import load, preprocess
-
-model = load("DIR")
-{example}
-```
-
-{note}"""
-EXAMPLES = {
-    "dual_encoder": """\
-images = model.embed_images(preprocess([film], model.settings))  # PIL, 8-bit gray
-texts = model.embed_texts(model.tokenize(["There is no pneumothorax."]))
-logits = model.score(images, texts)""",
-    "gloria": """\
-images = model.embed_images(preprocess([film], model.settings))  # PIL, 8-bit gray
-texts = model.embed_texts(model.tokenize(["There is no pneumothorax."]))
-scores = model.score(images, texts)  # or similarity="global", "local", "both"
-images.joint_NxD, images.regions_NxRxD, texts.joint_MxD, texts.words_MxTxD""",
-    "image_only": """\
-features = model.embed_images(preprocess([film], model.settings))  # PIL, 8-bit gray
-compared = model.project(features)  # of length 1, what training compared crops by""",
-}
-CLASSES = {"swin": "SwinModel", "vit": "ViTModel"}
-PROJECTIONS = {
-    "dual_encoder": "the maps into the joint space, in PyTorch's layout",
-    "gloria": "the maps of films and of regions to the width of words, in PyTorch's "
-    "layout; texts have none",
-    "image_only": "the head that training compared crops by, in PyTorch's layout",
-}
-
 LIMITS = """\
 ## Intended use and limits
 
@@ -113,11 +76,13 @@ For research on learning from films and reports. Not a medical device: never for
 diagnosis, triage or any decision about a patient. Scores are not probabilities and are
 not calibrated. Films of another hospital, machine, age group or view than those of the
 training data may be scored badly without any sign of it; subgroups were not audited."""
+LIMITS_OF_TEXTS = """\
+## Intended use and limits
+
+For research on the language of reports. Not a medical device: never for diagnosis,
+triage or any decision about a patient. Scores are not probabilities and are not
+calibrated. Reports of another hospital may be read badly without any sign of it."""
 OF_TEXTS = "The text encoder learned from reports and repeats their habits and errors."
-NOTE = (
-    "Probes and fine-tuning take `features`, before the head (SimCLR, arXiv 2002.05709, "
-    "section 4.2)."
-)
 
 
 def _header(simulated: bool, method: str) -> str:
@@ -146,64 +111,6 @@ def _warning(simulated: bool, notices: Mapping[str, str], names: Sequence[str]) 
     found = [notices[name] for name in names if notices.get(name)]
     lines = found if len(found) == len(names) else [*found, UNKNOWN]
     return "\n".join(f"> **Notice.** {line}" for line in dict.fromkeys(lines))
-
-
-def _use(settings: Mapping[str, Any]) -> str:
-    kind = settings["kind"]
-    return USE.format(
-        files="\n".join(f"| `{path}` | {what} |" for path, what in _files(settings)),
-        example=EXAMPLES[kind],
-        note=NOTE if kind == "image_only" else _padding(settings),
-    )
-
-
-def _files(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    kind, image = settings["kind"], settings["image"]["name"]
-    encoder = "`config.json` and `model.safetensors` of the image encoder, "
-    if image == "resnet":
-        encoder += (
-            "with the names of torchvision's ResNet, without `fc`: the `ResNet` of "
-            "`torch_model.py` loads them, transformers does not"
-        )
-    else:
-        encoder += f"a Hugging Face `{CLASSES[image]}`"
-    texts = [
-        ("text_encoder/", "the same of the text encoder, a Hugging Face `BertModel`"),
-        ("tokenizer/", "opens with `AutoTokenizer.from_pretrained`"),
-    ]
-    official = {
-        "dual_encoder": ("medclip_official/", "MedCLIP"),
-        "gloria": ("gloria_official/", "GLoRIA"),
-    }
-    rows = [("image_encoder/", encoder), *(texts if kind in official else [])]
-    rows += [
-        ("projection.safetensors", PROJECTIONS[kind]),
-        ("medclip_jax.json", "how films and texts are read and scored, sizes, notices"),
-        (
-            "torch_model.py",
-            "all of it in PyTorch; needs torch, transformers and Pillow",
-        ),
-    ]
-    if kind in official:
-        path, system = official[kind]
-        what = f"the state dict of the official {system} code, where it fits"
-        rows.append((path, what))
-    return rows
-
-
-def _padding(settings: Mapping[str, Any]) -> str:
-    length = settings["text_length"]
-    if settings.get("pool_padding"):
-        return (
-            f"Averages run over padding: pad every text to {length} tokens, as "
-            "`tokenize` does, or its embedding changes."
-        )
-    if settings.get("gloria", {}).get("window") == "characters":
-        return (
-            "A score looks at as many slots as a text has characters, empty ones too: "
-            f"pad every text to {length} tokens, as `tokenize` does, or its scores change."
-        )
-    return f"Texts are cut at {length} tokens; padding changes nothing."
 
 
 def _data(data: Mapping[str, Any], notices: Mapping[str, str], names) -> str:

@@ -8,10 +8,11 @@ from types import ModuleType
 from typing import Any
 
 from medclip_jax.errors import UserError
-from medclip_jax.weights import bert, files, huggingface, resnet, swin, vit
+from medclip_jax.weights import bert, files, huggingface, hybrid, resnet, swin, vit
 from medclip_jax.weights.layout import Report, Variables
 
 CONVERTERS: dict[str, ModuleType] = {
+    "hybrid": hybrid,
     "resnet": resnet,
     "swin": swin,
     "vit": vit,
@@ -40,9 +41,10 @@ def load_encoder(
 
     Args:
       path: a Hugging Face folder (config.json beside model.safetensors or
-        pytorch_model.bin), a torchvision .pth or .safetensors file, or MedCLIP's
-        official pytorch_model.bin, of which the tower that fits is taken.
-      name: "resnet", "swin", "vit" or "bert".
+        pytorch_model.bin), a torchvision .pth or .safetensors file, or the official
+        file of MedCLIP or of BioViL-T's image model, of which the tower that fits is
+        taken.
+      name: "hybrid", "resnet", "swin", "vit" or "bert".
       fields: all fields of the encoder, to hold against config.json.
       target: the encoder's variables by collection, unboxed (shapes are enough).
 
@@ -54,7 +56,8 @@ def load_encoder(
     """
     path = Path(path)
     config_path = path / "config.json" if path.is_dir() else None
-    if config_path and config_path.is_file() and name != "resnet":
+    known = name in huggingface.KNOWN
+    if known and config_path and config_path.is_file():
         try:
             config = json.loads(config_path.read_text())
         except ValueError as error:
