@@ -253,7 +253,6 @@ def test_mgca_s_weights(tmp_path):
     unused = {
         "word_local_atten_layer.in_proj_weight": np.zeros((36, 12)),
         "patch_local_atten_layer.out_proj.bias": np.zeros(12),
-        "text_encoder_q.model.embeddings.position_ids": np.zeros((1, 16)),
     }
     state = {**mgca.to_torch(variables, "vit")[0], **unused}
     files.write_safetensors(state, tmp_path / "model.safetensors")

@@ -134,6 +134,9 @@ class Official(nn.Module):
         with torch.no_grad():
             bert.embeddings.token_type_embeddings.weight.zero_()
         bert.embeddings.token_type_embeddings.weight.requires_grad = False
+        # The official code's own BERT saves it.
+        positions = bert.embeddings.position_ids
+        bert.embeddings.register_buffer("position_ids", positions, persistent=True)
         self.img_encoder_q = Tower(image, *widths, hidden, dim)
         width = text["hidden_size"]
         self.text_encoder_q = Tower(bert, width, width, hidden, dim)

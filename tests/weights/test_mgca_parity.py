@@ -125,6 +125,40 @@ def test_the_official_model(image, learned):
     assert_same_gradients(gradient, theirs, target)
 
 
+@pytest.mark.parametrize(
+    ("image", "learned"), [("vit", False), ("vit", True), ("resnet", True)]
+)
+def test_the_official_model_loads_what_is_exported(image, learned):
+    """Strictly where attention is learned; what comes back is the same to the bit."""
+    theirs = in_torch(image, learned)
+    attention = "learned" if learned else "cosines"
+    target = target_of(registry.build(config_of(image, f"attention={attention}")))
+    variables, _ = mgca.from_torch(theirs.official_state(), target)
+    state, report = mgca.to_torch(variables, image)
+    back, _ = mgca.from_torch(state, target)
+    before, after = flatten(variables), flatten(back)
+    assert before.keys() == after.keys()
+    for path, value in before.items():
+        np.testing.assert_array_equal(value, after[path], err_msg=str(path))
+
+    blank = in_torch(image, learned)
+    with torch.no_grad():
+        for value in blank.parameters():
+            value.fill_(0.5)
+    types = "text_encoder_q.model.embeddings.token_type_embeddings.weight"
+    tensors = {key: torch.from_numpy(value.copy()) for key, value in state.items()}
+    tensors[types] = torch.zeros_like(blank.state_dict()[types])  # of the test's BERT
+    keys = blank.load_state_dict(tensors, strict=learned)
+    assert not keys.unexpected_keys
+    assert all(key.startswith(report.missing) for key in keys.missing_keys)
+    assert len(keys.missing_keys) == (0 if learned else 8)
+    for key, value in theirs.official_state().items():
+        if "_atten_layer" not in key or learned:
+            np.testing.assert_allclose(
+                blank.state_dict()[key], value, rtol=1e-6, err_msg=key
+            )
+
+
 def assert_same_gradients(ours, theirs, target):
     """`from_torch` maps gradients as it maps weights; prototypes apart."""
     state = {

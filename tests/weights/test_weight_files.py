@@ -168,7 +168,7 @@ def test_what_is_not_there_is_said(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"no header here")
     with pytest.raises(UserError, match="is no safetensors file"):
         files.read(tmp_path)
-    with pytest.raises(UserError, match="there are resnet, swin, vit, bert"):
+    with pytest.raises(UserError, match="there are hybrid, resnet, swin, vit, bert"):
         pretrained.converter("gpt")
 
 
