@@ -327,8 +327,10 @@ def load_torch_model(out: Path) -> ModuleType:
     for name in [of for of in sys.modules if of.partition(".")[0] == "torch_model"]:
         del sys.modules[name]  # of another exported folder
     importlib.invalidate_caches()
+    compiles, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     sys.path.insert(0, str(out))
     try:
         return importlib.import_module("torch_model")
     finally:
         sys.path.remove(str(out))
+        sys.dont_write_bytecode = compiles

@@ -40,8 +40,8 @@ own environment is at hand, save these alone:
   python -c "import torch; torch.save(torch.load('chexpert_resnet50.ckpt')['state_dict'],
       'state_dict.pt')"
 
-A folder that `medclip-jax export` wrote is imported from its medclip_official/ or
-gloria_official/.
+A folder that `medclip-jax export` wrote is imported from its SYSTEM_official/ (of BioViL
+and BioViL-T from image_model and text_model in it, of CXR-BERT from text_model).
 The official tokenizer lower-cases although its vocabulary is cased: so does this one
 unless --keep_case is given. Other sizes than the published ones by --config.KEY=VALUE,
 as in train."""
