@@ -228,25 +228,23 @@ def test_a_card_without_notice_warns(workdir):
 
 
 @pytest.mark.parametrize(
-    "key",
-    ["text_encoder/encoder.layer.1.output.dense.weight", "projection/image_projection"],
+    ("method", "file", "key"),
+    [
+        ("medclip", "text_encoder/model", "encoder.layer.1.output.dense.weight"),
+        ("medclip", "projection", "image_projection.weight"),
+        ("gloria", "projection", "region_projection.weight"),
+        ("simclr", "projection", "image_projection.norm_0.running_var"),
+    ],
 )
-def test_a_changed_file_is_found(key, workdir, capsys):
+def test_a_changed_file_is_found(method, file, key, workdir):
     """One tensor of the exported files is altered before they are loaded."""
     pytest.importorskip("torch")
-    config = make_config()
-    make_run(workdir, config)
+    make_run(workdir, make_config(method))
     _, out = run_export(workdir)
-    folder, name = key.split("/", 1)
-    file = out / (
-        "projection.safetensors"
-        if folder == "projection"
-        else f"{folder}/model.safetensors"
-    )
-    state = {k: v.copy() for k, v in files.read(file).items()}
-    for name_found in [k for k in state if k.startswith(name)]:
-        state[name_found][0] += 0.05
-    files.write_safetensors(state, file)
+    path = out / f"{file}.safetensors"
+    state = {k: v.copy() for k, v in files.read(path).items()}
+    state[key][0] += 0.05
+    files.write_safetensors(state, path)
     run = run_lib.open_run(workdir, "latest")
     lines, passed = export_parity.verify(
         run, jax.device_get(run.variables), out, [], 1e-4

@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from medclip_jax import export
+from medclip_jax import export, export_parity
+from medclip_jax import run as run_lib
 from medclip_jax.weights import files
 from tests.exported import compared, make_config, make_run, run_export
 
@@ -200,6 +201,18 @@ def test_official_files_and_what_they_lack(case, exported, capsys):
         assert sum(remark in line for line in lines) == 1, printed
     if not REMARKS[case]:
         assert not lines
+
+
+def test_regions_lie_in_the_film_as_evaluation_lays_them(exported, capsys):
+    for case in ("biovil_t", "mgca_vit", "mgca_resnet"):
+        folder, out, *_ = exported(case, capsys)
+        run = run_lib.open_run(folder, "latest")
+        films, _ = export_parity.examples(run, [])
+        model = export_parity.load_torch_model(out).load(out)
+        theirs = model.embed_images(films[:1])
+        shown = {"current_BxHxWx3": np.repeat(films[:1], 3, axis=3).astype(np.float32)}
+        assert theirs.grid == run.method.embed_images(run.variables, shown).grid
+        assert theirs.grid[0] * theirs.grid[1] == theirs.regions_NxRxD.shape[1]
 
 
 def test_transformers_loads_what_it_knows(exported, capsys):
