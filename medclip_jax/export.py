@@ -62,7 +62,7 @@ DIR/torch_model/ needs torch, transformers and Pillow alone. What it gives:
   CLIP, ConVIRT, MedCLIP, SigLIP  vectors of films and texts, and their scores
   GLoRIA, MGCA, BioViL, BioViL-L  regions of films besides, and (but for BioViL) words
   BioViL-T                        the same, of films with or without the film before
-  CXR-BERT, BioViL                words that may stand at [MASK]
+  CXR-BERT, BioViL, BioViL-L      words that may stand at [MASK]
   SimCLR, MoCo v2, supervised     features of films; projections, or logits of findings
 The official state dicts lie in DIR/SYSTEM_official/ (MedCLIP, GLoRIA, MGCA, BioViL,
 BioViL-T, CXR-BERT), where the model fits them; `medclip-jax import` reads them."""

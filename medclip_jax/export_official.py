@@ -12,12 +12,16 @@ from medclip_jax.weights import biovil, files, gloria, layout, medclip, mgca
 
 LAYOUTS: dict[str, Any] = {
     "biovil": biovil,
+    "biovil_t": biovil,
+    "clip": medclip,
+    "convirt": medclip,
     "cxr_bert": biovil,
-    "dual_encoder": medclip,
     "gloria": gloria,
+    "medclip": medclip,
     "mgca": mgca,
+    "siglip": medclip,
 }
-"""Kinds of models to what knows the official layout."""
+"""Methods to what knows the official layout, or one that may fit."""
 
 
 def write(
@@ -34,11 +38,11 @@ def write(
       The folder's name within `out`, "" where nothing was written; and lines about what
       does not fit, and what the official code does otherwise.
     """
-    kind = export_settings.kind_of(run)
-    if kind not in LAYOUTS:
+    method, image = run.config.method, None
+    if method not in LAYOUTS:
         return "", []
-    system, image = LAYOUTS[kind], None
-    name = f"{'medclip' if system is medclip else run.config.method}_official"
+    system = LAYOUTS[method]
+    name = f"{'medclip' if system is medclip else method}_official"
     if "image" in export_settings.towers_of(run):
         image = run.config.model.image.name
     try:

@@ -20,12 +20,8 @@ from medclip_jax.errors import UserError
 from medclip_jax.evaluation.embedding import Embedder
 from medclip_jax.inputs import augment, evalset
 from medclip_jax.methods import registry
-from medclip_jax.methods.biovil import BioViL
-from medclip_jax.methods.cxr_bert import CXRBERT
-from medclip_jax.methods.gloria import GLoRIA, Similarity
-from medclip_jax.methods.image_only import ImageOnly
-from medclip_jax.methods.mgca import MGCA
-from medclip_jax.methods.supervised import Supervised
+from medclip_jax.methods.gloria import Similarity
+from medclip_jax.methods.interface import TextEmbedding
 from medclip_jax.weights import biovil
 
 EXAMPLES = 32
@@ -122,66 +118,74 @@ def in_jax(
     with config.unlocked():
         config.model.dtype = "float32"
     method: Any = registry.build(config)
+    kind = export_settings.KINDS[config.method]
 
     @jax.jit
     def compared(variables, films_BxHxWx1, tokens):
         films_BxHxWx3 = augment.normalize(
             films_BxHxWx1, config.data.mean, config.data.std
         )
-        found = _without_texts(method, variables, films_BxHxWx3)
-        return found or _with_texts(method, variables, films_BxHxWx3, tokens)
+        if not tokens:
+            return _films_in_jax(kind, method, variables, films_BxHxWx3)
+        texts = method.embed_texts(variables, tokens)
+        found = _texts_in_jax(kind, method, variables, texts)
+        if kind == "cxr_bert":
+            texts_BxD = texts.joint_BxD
+            return {**found, "scores": texts_BxD @ texts_BxD.T / method.temperature}
+        pairs = _pairs_in_jax(kind, method, variables, films_BxHxWx3, texts)
+        return {**found, **pairs}
 
     with jax.default_matmul_precision("highest"):
         found = compared(variables, films_BxHxWx1, dict(tokens))
     return {name: np.asarray(array, np.float32) for name, array in found.items()}
 
 
-def _without_texts(
-    method: Any, variables: Any, films_BxHxWx3: jax.Array
-) -> dict[str, Any]:
-    """Of a method of films alone; else nothing."""
-    if isinstance(method, ImageOnly):
+def _films_in_jax(
+    kind: str, method: Any, variables: Any, films_BxHxWx3: jax.Array
+) -> dict[str, jax.Array]:
+    """Of a method without texts."""
+    if kind == "image_only":
         images, _ = method.embed(variables, films_BxHxWx3, None, train=False)
         return {"features": images.trunk_BxF, "projections": images.joint_BxD}
-    if isinstance(method, Supervised):
-        films = {"current_BxHxWx3": films_BxHxWx3}
-        images = method.embed_images(variables, films)
-        logits_BxC = method.class_logits(variables, images)
-        return {"features": images.trunk_BxF, "logits of findings": logits_BxC}
-    return {}
+    images = method.embed_images(variables, {"current_BxHxWx3": films_BxHxWx3})
+    logits_BxC = method.class_logits(variables, images)
+    return {"features": images.trunk_BxF, "logits of findings": logits_BxC}
 
 
-def _with_texts(
+def _texts_in_jax(
+    kind: str, method: Any, variables: Any, texts: TextEmbedding
+) -> dict[str, jax.Array]:
+    parts = (texts.local_BxWxD, texts.local_mask_BxW, texts.local_weight_BxW)
+    has_parts = kind in export_settings.WITH_PARTS
+    found = _named("text", texts.joint_BxD, *(parts if has_parts else ()))
+    params = variables["params"]
+    if biovil.names_words(params):
+        head = {"params": params["masked_words"]}
+        said: Any = method.masked_words.head.apply(head, texts.words_BxTxC)
+        table_VxC = params["text"]["encoder"]["word_embedding"]
+        found["logits of words"] = said[0] @ table_VxC.T + said[1]
+    return found
+
+
+def _pairs_in_jax(
+    kind: str,
     method: Any,
     variables: Any,
     films_BxHxWx3: jax.Array,
-    tokens: Mapping[str, jax.Array],
+    texts: TextEmbedding,
 ) -> dict[str, jax.Array]:
-    params, texts = variables["params"], method.embed_texts(variables, tokens)
-    has_parts = isinstance(method, (BioViL, GLoRIA, MGCA))
-    parts = (texts.local_BxWxD, texts.local_mask_BxW, texts.local_weight_BxW)
-    found = _named("text", texts.joint_BxD, *(parts if has_parts else ()))
-    if biovil.names_words(params):
-        head = method.masked_words.head
-        said_BxTxC, bias_V = head.apply(
-            {"params": params["masked_words"]}, texts.words_BxTxC
-        )
-        table_VxC = params["text"]["encoder"]["word_embedding"]
-        found["logits of words"] = said_BxTxC @ table_VxC.T + bias_V
-    if isinstance(method, CXRBERT):
-        return {
-            **found,
-            "scores": texts.joint_BxD @ texts.joint_BxD.T / method.temperature,
-        }
-    current = {"current_BxHxWx3": films_BxHxWx3}
+    """Of films, and of films with texts."""
+    found: dict[str, jax.Array] = {}
     reads_prior = getattr(method, "reads_prior", False)
     for name, has_prior_B in _priors(reads_prior, len(films_BxHxWx3)).items():
-        prior = {"prior_BxHxWx3": films_BxHxWx3[::-1], "has_prior_B": has_prior_B}
-        films = current if has_prior_B is None else {**current, **prior}
+        films: dict[str, Any] = {"current_BxHxWx3": films_BxHxWx3}
+        if has_prior_B is not None:
+            films |= {"prior_BxHxWx3": films_BxHxWx3[::-1], "has_prior_B": has_prior_B}
         images = method.embed_images(variables, films)
         parts = (images.local_BxPxD, None, images.local_weight_BxP)
+        has_parts = kind in export_settings.WITH_PARTS
         made = _named("image", images.joint_BxD, *(parts if has_parts else ()))
-        if isinstance(method, GLoRIA):
+        if kind == "gloria":
             for similarity in get_args(Similarity):
                 by = dataclasses.replace(method, similarity=similarity)
                 made[f"scores ({similarity})"] = by.score(variables, images, texts)
@@ -205,7 +209,7 @@ def in_torch(
             found["logits of findings"] = model.class_logits(images)
     else:
         found = _with_texts_in_torch(model, films_BxHxWx1, texts)
-    return {name: tensor.float().numpy() for name, tensor in found.items()}
+    return {name: tensor.float().cpu().numpy() for name, tensor in found.items()}
 
 
 def _with_texts_in_torch(

@@ -31,6 +31,8 @@ KINDS = {
     "supervised": "classifier",
 }
 """Methods to kinds of models, as torch_model/ tells them apart."""
+WITH_PARTS = ("biovil", "gloria", "mgca")
+"""Kinds that give regions, and words where the method has any."""
 
 # Heads, as flax names them, to PyTorch's modules.
 _HEADS = {

@@ -211,8 +211,25 @@ def test_regions_lie_in_the_film_as_evaluation_lays_them(exported, capsys):
         model = export_parity.load_torch_model(out).load(out)
         theirs = model.embed_images(films[:1])
         shown = {"current_BxHxWx3": np.repeat(films[:1], 3, axis=3).astype(np.float32)}
-        assert theirs.grid == run.method.embed_images(run.variables, shown).grid
+        ours = jax.eval_shape(run.method.embed_images, run.variables, shown)
+        assert theirs.grid == ours.grid
         assert theirs.grid[0] * theirs.grid[1] == theirs.regions_NxRxD.shape[1]
+
+
+def test_a_model_computes_where_it_lies(exported, capsys):
+    """What is made on the way lies with the parameters, not on the default device."""
+    import torch
+
+    for case, (_, names, _) in CASES.items():
+        folder, out, *_ = exported(case, capsys)
+        run = run_lib.open_run(folder, "latest")
+        films, _ = export_parity.examples(run, [])
+        tokens = export_parity.random_tokens(run)
+        texts = {export_parity.TOKENS[name]: array for name, array in tokens.items()}
+        model = export_parity.load_torch_model(out).load(out)
+        with torch.device("meta"):
+            found = export_parity.in_torch(model, films, texts)
+        assert len(found) == len(names)
 
 
 def test_transformers_loads_what_it_knows(exported, capsys):

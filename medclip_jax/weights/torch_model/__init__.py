@@ -14,7 +14,7 @@ It lies in every exported folder DIR, beside the weights:
 
 Of CLIP, ConVIRT, MedCLIP and SigLIP both are vectors of length 1, [N, D] and [M, D]; of
 BioViL, BioViL-T, GLoRIA and MGCA they hold regions and words besides (`Images`,
-`Texts`). SimCLR, MoCo v2 and classifiers have no texts, CXR-BERT no films.
+`Texts`). `load("DIR").to("cuda")` computes on a GPU. SimCLR, MoCo v2 and classifiers have no texts, CXR-BERT no films.
 """
 
 import json

@@ -48,7 +48,7 @@ class BioViL(ImageTower, TextTower):
         joint_BxD = unit(states_BxTxD[:, 0])
         if not self.settings["words"]:
             return Texts(joint_BxD)
-        return Texts(joint_BxD, states_BxTxD, torch.as_tensor(texts["word_ids"]) >= 0)
+        return Texts(joint_BxD, states_BxTxD, self._here(texts["word_ids"]) >= 0)
 
     def score(self, images, texts):
         """Scaled cosines [N, M] of the wholes."""

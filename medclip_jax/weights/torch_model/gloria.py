@@ -36,14 +36,14 @@ class GLoRIA(ImageTower, TextTower):
         out, mask_BxT = self._read(texts)
         gloria = self.settings["gloria"]
         states_BxTxC = sum(out.hidden_states[-gloria["text_layers"] :])
-        word_ids_BxT = torch.as_tensor(texts["word_ids"]).long()
+        word_ids_BxT = self._here(texts["word_ids"]).long()
         words_BxTxC, last_Bx1 = join_pieces(states_BxTxC, word_ids_BxT, mask_BxT)
         if gloria["window"] == "characters":
-            last_Bx1 = torch.as_tensor(texts["characters"])[:, None]
+            last_Bx1 = self._here(texts["characters"])[:, None]
         elif gloria["unknown_id"] >= 0:
-            unknown_BxT = torch.as_tensor(texts["input_ids"]) == gloria["unknown_id"]
+            unknown_BxT = self._here(texts["input_ids"]) == gloria["unknown_id"]
             last_Bx1 = last_Bx1 - unknown_BxT.sum(1, keepdim=True)
-        slots = torch.arange(words_BxTxC.shape[1])
+        slots = torch.arange(words_BxTxC.shape[1], device=mask_BxT.device)
         mask_BxT = (slots >= 1) & (slots <= last_Bx1)
         return Texts(unit(words_BxTxC.mean(1)), words_BxTxC, mask_BxT)
 

@@ -30,7 +30,7 @@ class MGCA(ImageTower, TextTower):
         There are T - 1 slots of words, [SEP] after the last word.
         """
         out, mask_BxT = self._read(texts)
-        word_ids_BxT = torch.as_tensor(texts["word_ids"]).long()
+        word_ids_BxT = self._here(texts["word_ids"]).long()
         states_BxTxC, looks_BxT = (
             out.last_hidden_state,
             out.attentions[-1][:, :, 0].mean(1),
@@ -42,7 +42,8 @@ class MGCA(ImageTower, TextTower):
             looks_BxT = torch.nn.functional.pad(looks_BxT[:, 1:], (0, 1))
             last_Bx1 = torch.where(mask_BxT[:, -1:] > 0, count_Bx1 - 1, last_Bx1)
         looks_BxTx1 = join_pieces(looks_BxT[..., None], word_ids_BxT, mask_BxT)[0]
-        keep_BxT = torch.arange(words_BxTxC.shape[1]) <= last_Bx1
+        places = torch.arange(words_BxTxC.shape[1], device=mask_BxT.device)
+        keep_BxT = places <= last_Bx1
         words_BxTxC = torch.where(keep_BxT[..., None], words_BxTxC, 0)
         looks_BxT = torch.where(keep_BxT, looks_BxTx1[..., 0], 0)
         return Texts(

@@ -60,6 +60,10 @@ class Exported(nn.Module):
         for name, head in heads(state).items():
             setattr(self, name, head)
 
+    def _here(self, array):
+        """An array as a tensor where the model lies."""
+        return torch.as_tensor(array, device=next(self.parameters()).device)
+
 
 class ImageTower(Exported):
     """A model that reads films.
@@ -100,7 +104,7 @@ class ImageTower(Exported):
         return pooled, out.last_hidden_state[:, 1:], looks
 
     def _pixels(self, films_BxHxWx1):
-        x = torch.as_tensor(films_BxHxWx1).float() / 255.0
+        x = self._here(films_BxHxWx1).float() / 255.0
         x = (x - self.settings["mean"]) / self.settings["std"]
         x = x.permute(0, 3, 1, 2).expand(-1, 3, -1, -1).contiguous()
         if side := self.settings["resize_to"]:
@@ -112,8 +116,8 @@ class ImageTower(Exported):
         if priors_BxHxWx1 is None:
             return None, None
         if has_prior_B is None:
-            has_prior_B = torch.ones(len(priors_BxHxWx1))
-        return self._pixels(priors_BxHxWx1), torch.as_tensor(has_prior_B).bool()
+            has_prior_B = [True] * len(priors_BxHxWx1)
+        return self._pixels(priors_BxHxWx1), self._here(has_prior_B).bool()
 
 
 class TextTower(Exported):
@@ -173,9 +177,9 @@ class TextTower(Exported):
 
     def _read(self, texts):
         """What BERT gives, and the mask [B, T]."""
-        mask = torch.as_tensor(texts["attention_mask"]).long()
+        mask = self._here(texts["attention_mask"]).long()
         out = self.text_encoder(
-            input_ids=torch.as_tensor(texts["input_ids"]).long(),
+            input_ids=self._here(texts["input_ids"]).long(),
             attention_mask=mask,
             output_hidden_states=True,
             output_attentions=self.settings["text"]["tells_attention"],
@@ -191,7 +195,7 @@ def join_pieces(states_BxTxC, word_ids_BxT, mask_BxT):
     Returns:
       Slots [B, T, C], and how many words each text has, [B, 1].
     """
-    places = torch.arange(word_ids_BxT.shape[1])
+    places = torch.arange(word_ids_BxT.shape[1], device=word_ids_BxT.device)
     words_Bx1 = word_ids_BxT.amax(1, keepdim=True) + 1
     after_BxT = torch.where(places > 0, words_Bx1 + 1, 0)
     slot_BxT = torch.where(word_ids_BxT >= 0, word_ids_BxT + 1, after_BxT)
