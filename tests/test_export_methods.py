@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -27,9 +28,16 @@ PRIORS = {
 LOOKS = {"looks at words", "looks at regions"}
 
 
-def biovil_t(**switches):
+def biovil():
+    """With BERT's pooler, which nothing reads."""
+    config = make_config("biovil")
+    config.model.text.pooler = True
+    return config
+
+
+def biovil_t():
     """With positions that values do not hear of."""
-    config = make_config("biovil_t", "hybrid", **switches)
+    config = make_config("biovil_t", "hybrid")
     with config.unlocked():
         config.model.image.positions_in_values = False
     return config
@@ -53,7 +61,7 @@ def mgca_as_released():
 # Config, what is compared, and a file with a tensor of it that is then altered.
 CASES = {
     "biovil": (
-        lambda: make_config("biovil"),
+        biovil,
         PARTS | NAMED,
         "projection.safetensors:image_projection.norm.running_mean",
     ),
@@ -245,6 +253,7 @@ def test_transformers_loads_what_it_knows(exported, capsys):
     _, out, *_ = exported("cxr_bert", capsys)
     text = transformers.AutoModelForMaskedLM.from_pretrained(out / "text_encoder")
     assert isinstance(text, transformers.BertForMaskedLM)
+    assert text.config.architectures == ["BertForMaskedLM"]
 
 
 def test_the_exported_folders_stand_alone(exported, capsys):
