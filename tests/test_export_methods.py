@@ -2,12 +2,14 @@
 from the files alone, that a broken file is found, and the official state dicts."""
 
 import json
+import runpy
 import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from medclip_jax import export, export_parity
 from medclip_jax import run as run_lib
@@ -166,6 +168,25 @@ def test_cards_teach_a_user_of_the_method(exported, capsys):
     assert "For research on the language of reports" in cards["cxr_bert"]
     assert 'model.settings["findings"]' in cards["supervised"]
     assert "the head that names words needs a film here" in cards["biovil_t"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_code_of_a_card_runs(case, exported, capsys, tmp_path, monkeypatch):
+    _, out, *_ = exported(case, capsys)
+    card = (out / "README.md").read_text()
+    code = card.partition("```python\n")[2].partition("```")[0]
+    film = Image.fromarray(np.full((50, 40), 90, np.uint8))
+    (tmp_path / "use.py").write_text(code.replace("DIR", str(out)))
+    export_parity.load_torch_model(out)  # not another case's
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    given = {"film": film, "prior": film.rotate(90)}
+    names = runpy.run_path(str(tmp_path / "use.py"), given)
+    if "images" in names:
+        regions = names["images"].regions_NxRxD.shape
+        assert regions[1] == np.prod(names["images"].grid)
+        assert names["logits"].shape == (1, 1)
+    if "named" in names:
+        assert names["named"].shape == (1, 12, 13)
 
 
 REMARKS = {

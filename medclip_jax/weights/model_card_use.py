@@ -28,7 +28,8 @@ images = model.embed_images(films)
 texts = model.embed_texts(tokens)
 logits = model.score(images, texts)"""
 PARTS = """
-images.joint_NxD, images.regions_NxRxD, images.grid, texts.joint_MxD"""
+images.joint_NxD, images.regions_NxRxD, images.grid
+texts.joint_MxD"""
 WORDS = ", texts.words_MxTxD, texts.mask_MxT"
 EXAMPLES = {
     "biovil": FILMS + TEXTS + BOTH + PARTS,
@@ -56,7 +57,7 @@ compared = model.project(features)  # of length 1, what training compared crops 
     + BOTH
     + PARTS
     + WORDS
-    + "\nimages.looks_NxR, texts.looks_MxT",
+    + ", texts.looks_MxT, images.looks_NxR",
 }
 BEFORE = """
 # Beside the films before, of the same patients: one vector of both.
