@@ -79,6 +79,20 @@ def verify(
                 return [f"the exported tokenizer gives other {TOKENS[name]}"], False
     ours = in_jax(run.config, variables, films, tokens)
     theirs = in_torch(model, films, texts)
+    lines, passed = differences(ours, theirs, tolerance)
+    verdict = "within" if passed else "ABOVE"
+    return [*lines, f"{verdict} the tolerance of {tolerance:g} ({source})"], passed
+
+
+def differences(
+    ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray], tolerance: float
+) -> tuple[list[str], bool]:
+    """One line for each array of `in_jax` and `in_torch`, and whether all are near.
+
+    Args:
+      ours, theirs: arrays by the same names.
+      tolerance: largest difference that passes.
+    """
     lines, passed = [], True
     for name, expected in ours.items():
         difference = np.abs(expected - theirs[name]).max()
@@ -92,8 +106,7 @@ def verify(
             f"largest difference of {name}{over}, JAX against PyTorch: "
             f"{difference:.2e} over {len(expected)}"
         )
-    verdict = "within" if passed else "ABOVE"
-    return [*lines, f"{verdict} the tolerance of {tolerance:g} ({source})"], passed
+    return lines, passed
 
 
 def in_jax(
