@@ -71,7 +71,8 @@ def parser() -> argparse.ArgumentParser:
         help="subsets of the labels that a linear probe is fitted on (default 5)")  # fmt: skip
     add("--tune-steps", type=int, default=100, metavar="N",
         help="most steps of a fine-tuning, of which there are six a data set and "
-        "network (default 100, for a CPU; papers train for thousands)")  # fmt: skip
+        "network (default 100, for a CPU; papers train for thousands); 0: no "
+        "fine-tuning, of films, masks or sentence pairs")  # fmt: skip
     add("--tune-draws", type=int, default=1, metavar="N",
         help="subsets of the labels that are fine-tuned on (default 1; ConVIRT 5)")  # fmt: skip
     add("--queries", type=storage.local_argument, metavar="DIR",
@@ -98,9 +99,11 @@ def check(args: argparse.Namespace) -> None:
     names = ("per_class", "minimum", "prompts_per_class", "draws", "max_films",
              "batch_size", "seeds", "tune_steps", "tune_draws")  # fmt: skip
     for name in names:
-        if getattr(args, name) < 1:
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag} must be at least 1, found {getattr(args, name)}")
+        flag, least = name.replace("_", "-"), 0 if name == "tune_steps" else 1
+        if getattr(args, name) < least:
+            raise UserError(
+                f"--{flag} must be at least {least}, found {getattr(args, name)}"
+            )
     for name in ("queries", "imagenet"):
         path = getattr(args, name)
         if path is not None and not path.exists():

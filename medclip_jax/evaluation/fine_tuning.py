@@ -58,9 +58,10 @@ QUESTIONS = ("rsna_target", tasks.FIVE, "covidx", "mura_abnormal")
 def plan(bench: Bench) -> list[Job]:
     """One job a question whose training split has both answers."""
     jobs: list[Job] = []
-    if bench.tune is None:
-        bench.skip(NAME, "nothing here can train a network further")
+    if bench.untuned:
+        bench.skip(NAME, bench.untuned)
         return jobs
+    assert bench.tune is not None  # `untuned` says
     for question in tasks.questions(bench, "binary", "multiclass", "multilabel"):
         if question.name not in QUESTIONS:
             continue

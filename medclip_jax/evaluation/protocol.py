@@ -48,7 +48,7 @@ class Options:
     Attributes:
       seeds: subsets of the training labels that a probe is fitted on, and clusterings.
       probe_films: the most training films of a probe and of fine-tuning.
-      tune_steps: the most steps of one fine-tuning.
+      tune_steps: the most steps of one fine-tuning; 0 leaves fine-tuning out.
       tune_draws: subsets of the training labels that a network is fine-tuned on.
       queries: folder with ConVIRT's lists for retrieval, `image-retrieval/` and
         `text-retrieval/`.
@@ -119,6 +119,13 @@ class Bench:
     abilities: Abilities = field(default_factory=Abilities)
     tune: Callable[..., Any] | None = None
     skipped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def untuned(self) -> str:
+        """Why no network is fine-tuned; "" where networks are."""
+        if not self.options.tune_steps:
+            return "left out by --tune-steps 0"
+        return "" if self.tune else "nothing here can train a network further"
 
     def skip(self, what: str, why: str) -> None:
         """Notes what is not measured; the report tells it."""

@@ -94,6 +94,8 @@ def plan(bench: Bench) -> list[Job]:
         elif not test.enough:
             bench.skip(name, f"{LEAST} test pairs of each label are needed")
         else:
+            if not bench.options.tune_steps:
+                bench.skip(f"{NAME}/fine_tuned on {table.name}", bench.untuned)
             mednli = [of for of in bench.sentence_pairs if of.kind == "mednli"][:1]
             fitted = "+".join([table.fingerprint, *(of.fingerprint for of in mednli)])
             measure = _measure(table, mednli, bench.options)
@@ -132,9 +134,10 @@ def _measure(table: Table, mednli: Sequence[Table], options: Options):
         else:
             outcome.rows += _frozen(table, test, training, networks, options)
             try:
-                outcome.rows += _fine_tuned(
-                    table, test, training, choosing, networks, options
-                )
+                if options.tune_steps:
+                    outcome.rows += _fine_tuned(
+                        table, test, training, choosing, networks, options
+                    )
             except nli_fine_tuning.TooSlow as error:
                 outcome.skipped[f"{NAME}/fine_tuned on {table.name}"] = str(error)
         shown = {

@@ -82,11 +82,10 @@ def plan(bench: Bench) -> list[Job]:
         if chosen is None:
             bench.skip(name, why)
             continue
-        if bench.tune is None:
-            why = "nothing here can train a network further"
-            bench.skip(f"{TUNED} on {films.name}", why)
+        if bench.untuned:
+            bench.skip(f"{TUNED} on {films.name}", bench.untuned)
         used = np.unique(np.r_[chosen.train, chosen.validate, chosen.judged])
-        measure = _measure(films, chosen, bench.options, bench.tune)
+        measure = _measure(films, chosen, bench.options, None if bench.untuned else bench.tune)
         jobs.append(Job(name, measure, [Need(films, used, patches=True)]))
     return jobs
 

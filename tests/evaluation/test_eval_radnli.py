@@ -246,6 +246,13 @@ def test_thresholds_come_from_dev_alone(quick):
     assert got[f"{NAME}/three_way", "accuracy"].value == pytest.approx(neutral)
 
 
+def test_no_steps_is_no_fine_tuning(quick):
+    results = run(radnli_table(), names=("trained",), tune_steps=0)
+    assert "--tune-steps 0" in results.skipped[f"{NAME}/fine_tuned on toy radnli"]
+    kinds = {row.protocol for row in results.rows}
+    assert kinds == {NAME, f"{NAME}/three_way", f"{NAME}/frozen"}
+
+
 def test_too_slow_a_machine_is_told_and_the_rest_is_measured(quick, monkeypatch):
     monkeypatch.setattr(nli_fine_tuning, "MOST_SECONDS", 0.0)
     results = run(radnli_table(), names=("trained",))

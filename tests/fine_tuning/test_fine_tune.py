@@ -253,3 +253,10 @@ def test_protocol_without_a_trainer_is_told():
     bench = planted.bench(binary_films(60))
     assert fine_tuning.plan(bench) == []
     assert "train a network" in bench.skipped["fine_tuning"]
+
+
+def test_no_steps_is_no_fine_tuning():
+    bench = planted.bench(binary_films(60), tune_steps=0)
+    bench.tune = lambda of: pytest.fail("a network was tuned")
+    assert fine_tuning.plan(bench) == []
+    assert "--tune-steps 0" in bench.skipped["fine_tuning"]
