@@ -30,7 +30,7 @@ import numpy as np
 from data_pipelines.hospital import benchmarks, simulate
 from medclip_jax.inputs.tokens import train_wordpiece
 
-STEPS, BATCH, SIDE = 500, 64, 96
+STEPS, BATCH, SIDE = 800, 32, 96
 SETS = ("ms_cxr", "ms_cxr_t", "radnli")
 """Annotated sets beside the hospital's own films."""
 PATIENTS_OF_SETS = 300

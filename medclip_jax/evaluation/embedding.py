@@ -42,6 +42,8 @@ class Tokenizer(Protocol):
 
     def encode(self, texts: Sequence[str], length: int) -> Mapping[str, np.ndarray]: ...
 
+    def words(self, text: str) -> list[str]: ...
+
 
 def rebatch(batches: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
     """Cuts a stream of [b, ...] arrays into arrays of `size` rows; the last may be less."""
@@ -185,6 +187,10 @@ class Embedder:
             lengths = [len(text.replace("[", "")) for text in texts]
             tokens["characters_B"] = np.array(lengths, np.int32)
         return tokens
+
+    def words(self, text: str) -> list[str]:
+        """The words of a text, as `token_ids` numbers them."""
+        return self._tokenizer.words(text)
 
     def class_logits(
         self, variables: Variables, batches: Iterable[np.ndarray], label: str = "films"

@@ -21,6 +21,7 @@ from medclip_jax.errors import UserError
 from medclip_jax.evaluation.embedding import Embedder
 from medclip_jax.evaluation.sets import Films
 from medclip_jax.methods.interface import (
+    AttendsByWords,
     ClassifiesFilms,
     ImageEmbedding,
     Method,
@@ -201,6 +202,25 @@ class Network:
         return self._embedder.logits(
             self._variables, self.images(films, positions), self.texts(texts)
         )
+
+    def word_maps(self, place: Place, text: str) -> list[tuple[str, np.ndarray]]:
+        """Where each word of a text looks in a film that was needed with `patches`.
+
+        Returns:
+          Words in their order, each with its attention, float32 [h, w] of sum 1; none
+          for a method whose words do not look for regions, or that scores without them.
+        """
+        method, (films, position) = self.method, place
+        if not isinstance(method, AttendsByWords) or not self._embedder.local:
+            return []
+        images = self.images(films, np.array([position]))
+        weights_BxWxP = method.word_attention(
+            self._variables, images, self.texts([text])
+        )
+        weights_WxP = np.asarray(weights_BxWxP[0])
+        words = self._embedder.words(text)[: len(weights_WxP) - 1]
+        maps = [weights_P.reshape(images.grid) for weights_P in weights_WxP[1:]]
+        return list(zip(words, maps))
 
     def class_logits(self, films: Films, positions: np.ndarray) -> np.ndarray:
         """logits_Nx14 of embedded films, of a method that classifies them."""

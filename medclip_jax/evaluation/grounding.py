@@ -55,7 +55,7 @@ LONGEST = 1024
 k x k. Of a film of 2544 x 3056 that takes 0.07 s a phrase instead of 0.8 s and moves a
 phrase's ratio by 0.002 and its mIoU by 0.0002 (standard deviation), up and down alike:
 the mean over a thousand phrases by 0.0001 at most."""
-SHOWN = 2
+SHOWN, WORDS_SHOWN = 2, 6
 
 
 @dataclass(frozen=True)
@@ -155,10 +155,14 @@ def _measure(table: Table, phrases: Sequence[Phrase], options: Options):
         rows, skipped = _rows(
             table, phrases, figures, blind, found["trained"][0].shape, options
         )
-        section = _section(
-            table, phrases, found["trained"], figures["trained"], options
-        )
-        return Outcome(rows, [section], skipped)
+        ratios = figures["trained"][:, 1]
+        picked = _picked(ratios)
+        sections = [_section(table, phrases, found["trained"], ratios, picked, options)]
+        if looks := _words_section(
+            table, phrases, networks["trained"], picked, options
+        ):
+            sections.append(looks)
+        return Outcome(rows, sections, skipped)
 
     return measure
 
@@ -299,27 +303,32 @@ def _chance(metric: str, blind: np.ndarray, figures: np.ndarray) -> float:
     return 0.0 if metric == "signed_cnr" else float(figures[:, 4].mean())
 
 
-def _section(
-    table: Table,
-    phrases: Sequence[Phrase],
-    found: Sequence[np.ndarray],
-    figures: np.ndarray,
-    options: Options,
-) -> Section:
-    ratios = figures[:, 1]
+def _picked(ratios: np.ndarray) -> dict[str, np.ndarray]:
+    """SHOWN phrases each, of the best, the middle and the worst signed ratios."""
     order = np.argsort(-ratios, kind="stable")
     order = order[np.isfinite(ratios[order])]
     some = min(SHOWN, len(order))
     middle = (len(order) - some) // 2
-    picked = {
+    return {
         "best": order[:some],
         "median": order[middle : middle + some],
         "worst": order[len(order) - some :],
     }
+
+
+def _section(
+    table: Table,
+    phrases: Sequence[Phrase],
+    found: Sequence[np.ndarray],
+    ratios: np.ndarray,
+    picked: Mapping[str, np.ndarray],
+    options: Options,
+) -> Section:
     groups = {
         name: [_shown(phrases[i], found[i], ratios[i], options) for i in at]
         for name, at in picked.items()
     }
+    some = len(picked["best"])
     text = (
         "Where the network finds what a phrase tells. Phrases are ranked by the "
         f"signed contrast-to-noise ratio; shown are the first {some}, the {some} in "
@@ -334,8 +343,41 @@ def _section(
     return Section(f"Phrase grounding: {table.name}", text, pictures)
 
 
+def _words_section(
+    table: Table,
+    phrases: Sequence[Phrase],
+    network: Network,
+    picked: Mapping[str, np.ndarray],
+    options: Options,
+) -> Section | None:
+    """Where the single words look; None for a method whose words do not."""
+    rows = {}
+    for name, at in picked.items():
+        for phrase in [phrases[i] for i in at[:1]]:
+            looks = network.word_maps((phrase.films, phrase.position), phrase.text)
+            rows[name] = [
+                _shown(phrase, weights_hxw, None, options,
+                       word if options.show_text else f"word {number}")
+                for number, (word, weights_hxw) in enumerate(looks[:WORDS_SHOWN], 1)
+            ]  # fmt: skip
+    if not any(rows.values()):
+        return None
+    text = (
+        "Where each word of a phrase looks in the phrase's film, as the method attends; "
+        f"of the same phrases as above, the first of each kind and its first "
+        f"{WORDS_SHOWN} words. The weights of a word add up to 1 over the film."
+    )
+    caption = "One phrase a row, one word a film; the boxes are those of the phrase."
+    pictures = [Picture(plots_films.word_maps(rows), caption, True)]
+    return Section(f"Attention of words: {table.name}", text, pictures)
+
+
 def _shown(
-    phrase: Phrase, map_hxw: np.ndarray, ratio: float, options: Options
+    phrase: Phrase,
+    map_hxw: np.ndarray,
+    ratio: float | None,
+    options: Options,
+    title: str = "",
 ) -> plots_films.HeatMap:
     film_SxS = next(phrase.films.read(np.array([phrase.position])))[0, ..., 0]
     size = len(film_SxS)
@@ -349,5 +391,6 @@ def _shown(
     pixels = np.arange(size)
     placed = maps.place(map_hxw, maps.Frame(0, 0, size, size), pixels, pixels)
     told = row["text"] if options.show_text else f"phrase {row['phrase_id']}"
-    title = f"{row['category']}, CNR {ratio:+.2f}"
+    if ratio is not None:
+        title = f"{row['category']}, CNR {ratio:+.2f}"
     return plots_films.HeatMap(film_SxS, placed, boxes, title, told)

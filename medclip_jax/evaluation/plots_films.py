@@ -89,6 +89,41 @@ def heat_maps(groups: Mapping[str, Sequence[HeatMap]]) -> bytes:
         return png(figure)
 
 
+def word_maps(rows: Mapping[str, Sequence[HeatMap]]) -> bytes:
+    """A row a phrase; in it the film once for each word, under what the word looks at.
+
+    Args:
+      rows: name to films, each with the map of one word; the title is the word.
+    """
+    most = max(len(films) for films in rows.values())
+    high = max(float(film.map_SxS.max()) for films in rows.values() for film in films)
+    with matplotlib.rc_context({**STYLE, "figure.constrained_layout.use": False}):
+        height = 2.5 * len(rows) + 0.5
+        figure = Figure(figsize=(2.05 * most + 1.3, height))
+        FigureCanvasAgg(figure)
+        parts = figure.add_gridspec(
+            len(rows), most, left=0.06, right=0.89, wspace=0.05, hspace=0.32,
+            top=1 - 0.4 / height, bottom=0.35 / height,
+        )  # fmt: skip
+        for row, (name, films) in enumerate(rows.items()):
+            for place, film in enumerate(films):
+                axes = figure.add_subplot(parts[row, place])
+                _film(axes, film.film_SxS)
+                axes.imshow(film.map_SxS, cmap="inferno", vmin=0, vmax=high, alpha=0.45)
+                _boxes(axes, film.boxes)
+                axes.set_title(film.title, fontsize=11, pad=5, loc="left")
+                if place == 0:
+                    axes.set_ylabel(name, fontsize=12.5, fontweight="bold")
+                    told = textwrap.shorten(film.told, 110, placeholder=" …")
+                    axes.text(0, -0.05, told, transform=axes.transAxes, va="top",
+                              fontsize=9)  # fmt: skip
+        middle = figure.add_axes((0.91, 0.25, 0.012, 0.5))
+        bar = figure.colorbar(ScalarMappable(Normalize(0, high), "inferno"), cax=middle)
+        bar.set_label("share of the word's attention in a cell")
+        bar.outline.set_visible(False)
+        return png(figure)
+
+
 def _film(axes, film_SxS: np.ndarray) -> None:
     axes.imshow(film_SxS, cmap="gray", vmin=0, vmax=255)
     axes.set(xticks=[], yticks=[])

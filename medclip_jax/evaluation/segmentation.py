@@ -85,7 +85,9 @@ def plan(bench: Bench) -> list[Job]:
         if bench.untuned:
             bench.skip(f"{TUNED} on {films.name}", bench.untuned)
         used = np.unique(np.r_[chosen.train, chosen.validate, chosen.judged])
-        measure = _measure(films, chosen, bench.options, None if bench.untuned else bench.tune)
+        measure = _measure(
+            films, chosen, bench.options, None if bench.untuned else bench.tune
+        )
         jobs.append(Job(name, measure, [Need(films, used, patches=True)]))
     return jobs
 

@@ -145,6 +145,17 @@ class Tokenizer:
                 word_ids[row, : len(words)] = words
         return dict(zip(_TEXT_KEYS, (ids, mask, word_ids)))
 
+    def words(self, text: str) -> list[str]:
+        """The words of a text, as `encode` numbers them."""
+        with self._lock:
+            encoded = self._fast(text, truncation=False, verbose=False)
+        pieces = self._fast.convert_ids_to_tokens(encoded["input_ids"])
+        words: dict[int, str] = {}
+        for piece, number in zip(pieces, encoded.word_ids()):
+            if number is not None:
+                words[number] = words.get(number, "") + piece.removeprefix("##")
+        return [words[number] for number in sorted(words)]
+
     def save(self, folder: str | Path) -> None:
         """Writes a folder that `AutoTokenizer.from_pretrained` opens.
 

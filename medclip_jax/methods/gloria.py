@@ -220,6 +220,16 @@ class GLoRIA(DualEncoder):
         local_NxM = best.scores(*local(images, texts))
         return local_NxM if self.similarity == "local" else (local_NxM + global_NxM) / 2
 
+    def word_attention(
+        self, variables: Variables, images: ImageEmbedding, texts: TextEmbedding
+    ) -> jax.Array:
+        """weights_BxWxP: section 3.3, of pairs."""
+
+        def of_pair(*pair: jax.Array) -> jax.Array:
+            return self.words.attend(*(of[None] for of in pair))[0, 0]
+
+        return jax.vmap(of_pair)(*local(images, texts))
+
     def loss_flops(self, spec: Spec, batch: int) -> float:
         """Besides: words with regions, and what they find, in four passes each."""
         local_1xPxD = self._shapes(spec).local_BxPxD

@@ -180,3 +180,15 @@ class ClassifiesFilms(Protocol):
     def class_logits(self, variables: Variables, images: ImageEmbedding) -> jax.Array:
         """logits_Bx14 of embedded films, in the order of the 14 findings."""
         ...
+
+
+@runtime_checkable
+class AttendsByWords(Protocol):
+    """A method whose words look for regions of a film; `embed_texts` gives its words as
+    slots, of which slot s is word s, counted from 1."""
+
+    def word_attention(
+        self, variables: Variables, images: ImageEmbedding, texts: TextEmbedding
+    ) -> jax.Array:
+        """weights_BxWxP, float32: where each word of a text looks in the text's film."""
+        ...

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -51,6 +52,9 @@ class Words:
             [[list(WORDS).index(text.split()[0])] for text in texts], np.int32
         )
         return {"ids_BxT": ids, "mask_BxT": np.ones_like(ids)}
+
+    def words(self, text):
+        return text.split()
 
 
 def planted(count=24, split="test", shape=(400, 320)):
@@ -208,6 +212,58 @@ def test_gallery_is_chosen_by_rank(monkeypatch):
 def skips(bench):
     assert not grounding.plan(bench) or bench.skipped
     return bench.skipped
+
+
+class Attends(Planted):
+    """Words look where a patch is as they ask."""
+
+    scores_locally = True
+
+    def embed_texts(self, variables, texts):
+        asked_BxD = jnp.eye(3)[texts["ids_BxT"][:, 0]]
+        slots_BxWxD = jnp.stack([0 * asked_BxD, asked_BxD, asked_BxD[:, ::-1]], 1)
+        return TextEmbedding(asked_BxD, local_BxWxD=slots_BxWxD)
+
+    def word_attention(self, variables, images, texts):
+        scores = jnp.einsum("bwd,bpd->bwp", texts.local_BxWxD, images.local_BxPxD)
+        return jax.nn.softmax(20 * scores, axis=-1)
+
+
+def word_rows(monkeypatch, method, **options):
+    got = {}
+    monkeypatch.setattr(
+        grounding.plots_films, "word_maps", lambda rows: got.update(rows) or b""
+    )
+    films, table = planted()
+    words = Words()
+    embedder = Embedder(method, lambda x: jnp.repeat(x / 255.0, 3, -1), words, 1, 8)
+    network = Network("trained", embedder, {"mix": np.eye(3, dtype=np.float32)})
+    bench = Bench([films], phrases=[table], options=Options(**options))
+    results = suite.run(bench, {"trained": network}, ["grounding"])
+    return got, results.sections
+
+
+def test_words_that_look_for_regions_are_shown(monkeypatch):
+    got, sections = word_rows(monkeypatch, Attends())
+    assert sections[1].title == "Attention of words: phrases of toy"
+    assert list(got) == ["best", "median", "worst"]
+    first, second = got["best"]
+    assert (first.title, second.title) == ("word 1", "word 2")
+    assert "secret" not in first.told
+    # The first word looks into the box of its phrase, the second elsewhere.
+    x, y, w, h = (round(v) for v in first.boxes[0])
+    shares = [
+        of.map_SxS[y + 2 : y + h - 2, x + 2 : x + w - 2].mean() / of.map_SxS.mean()
+        for of in (first, second)
+    ]
+    assert shares[0] > 3 and shares[1] < 1
+    told = word_rows(monkeypatch, Attends(), show_text=True)[0]
+    assert told["best"][0].title in WORDS
+
+
+def test_words_that_do_not_look_are_not_shown(monkeypatch):
+    got, sections = word_rows(monkeypatch, Planted())
+    assert not got and len(sections) == 1
 
 
 def test_what_cannot_be_grounded_is_told():
