@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from typing import Any, get_args
 
 # How the libraries that read in C++ begin their messages: TensorStore by the code of
 # a status (absl/status/status.h; UNKNOWN is an error of the system that has no code,
@@ -59,3 +60,19 @@ def passing(error: BaseException) -> BaseException | None:
         if f"{type(cause).__module__}.".startswith(_CLIENTS):
             return cause
     return None
+
+
+def check_choice(name: str, found: Any, valid: Any) -> None:
+    """Checks a setting of which there are a few.
+
+    Args:
+      name: of the setting, as it is written.
+      found: its value.
+      valid: a `Literal` of the values that are right.
+
+    Raises:
+      UserError: it is none of them.
+    """
+    names = get_args(valid)
+    if found not in names:
+        raise UserError(f"{name} must be one of {', '.join(names)}; found {found!r}")

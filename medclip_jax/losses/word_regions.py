@@ -14,14 +14,14 @@ variant BioViL-L adds such a term.
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from medclip_jax.errors import UserError
+from medclip_jax.errors import check_choice
 from medclip_jax.losses.infonce import paired_cross_entropies
 from medclip_jax.losses.ring import batch_mesh
 from medclip_jax.losses.similarity import FLOOR, weights_or_ones
@@ -63,15 +63,8 @@ class WordRegions:
         Raises:
           UserError: an unknown attention or aggregate.
         """
-        for name, valid in (
-            ("attention", get_args(Attention)),
-            ("aggregate", get_args(Aggregate)),
-        ):
-            if config[name] not in valid:
-                raise UserError(
-                    f"words.{name} must be one of {', '.join(valid)}; found "
-                    f"{config[name]!r}"
-                )
+        check_choice("words.attention", config["attention"], Attention)
+        check_choice("words.aggregate", config["aggregate"], Aggregate)
         return cls(**config)
 
     def attend(

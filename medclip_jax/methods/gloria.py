@@ -17,13 +17,13 @@ inference, the way of the released weights is the default, by switches of `confi
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from medclip_jax.errors import UserError
+from medclip_jax.errors import UserError, check_choice
 from medclip_jax.losses import WordRegions, infonce_loss, word_regions_loss
 from medclip_jax.losses.similarity import similarity_logits
 from medclip_jax.methods.dual_encoder import DualEncoder, joint, local
@@ -119,15 +119,8 @@ class GLoRIA(DualEncoder):
     @classmethod
     def from_config(cls, config: Any) -> "GLoRIA":
         switches, model = config.gloria, config.model
-        for name, valid in (
-            ("similarity", get_args(Similarity)),
-            ("window", get_args(Window)),
-        ):
-            if switches[name] not in valid:
-                raise UserError(
-                    f"gloria.{name} must be one of {', '.join(valid)}; found "
-                    f"{switches[name]!r}"
-                )
+        check_choice("gloria.similarity", switches.similarity, Similarity)
+        check_choice("gloria.window", switches.window, Window)
         towers = build_towers(config)
         if model.embed_dim != towers["text_encoder"].feature_dim:
             raise UserError(

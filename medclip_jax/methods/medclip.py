@@ -9,12 +9,12 @@ over their scaled cosines, in both directions.
 """
 
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from medclip_jax.errors import UserError
+from medclip_jax.errors import UserError, check_choice
 from medclip_jax.losses import semantic_matching_loss
 from medclip_jax.losses.labels import label_values
 from medclip_jax.losses.semantic_matching import Target
@@ -48,11 +48,7 @@ class MedCLIP(DualEncoder):
     def from_config(cls, config: Any) -> "MedCLIP":
         switches = config.medclip
         dim = config.model.embed_dim
-        if switches.target not in get_args(Target):
-            raise UserError(
-                f"medclip.target must be one of {', '.join(get_args(Target))}; found "
-                f"{switches.target!r}"
-            )
+        check_choice("medclip.target", switches.target, Target)
         if not 1 <= switches.initial_scale <= 100:
             raise UserError(
                 "medclip.initial_scale must be in [1, 100], where the learned scale is "

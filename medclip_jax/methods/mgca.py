@@ -17,13 +17,13 @@ official code of one GPU's part.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from medclip_jax.errors import UserError
+from medclip_jax.errors import UserError, check_choice
 from medclip_jax.losses import infonce_loss
 from medclip_jax.losses.prototypes import prototype_loss
 from medclip_jax.losses.similarity import similarity_logits
@@ -91,15 +91,8 @@ class MGCA(DualEncoder):
     @classmethod
     def from_config(cls, config: Any) -> "MGCA":
         switches, dim = dict(config.mgca), config.model.embed_dim
-        for name, valid in (
-            ("attention", get_args(Attention)),
-            ("patch_weights", get_args(PatchWeights)),
-        ):
-            if switches[name] not in valid:
-                raise UserError(
-                    f"mgca.{name} must be one of {', '.join(valid)}; found "
-                    f"{switches[name]!r}"
-                )
+        check_choice("mgca.attention", switches["attention"], Attention)
+        check_choice("mgca.patch_weights", switches["patch_weights"], PatchWeights)
         towers = build_towers(config)
         towers["text_encoder"] = towers["text_encoder"].clone(tells_attention=True)
         if switches["patch_weights"] == "attention":
